@@ -1,0 +1,1 @@
+//! Finds and starts the operating system on a partition's disk.

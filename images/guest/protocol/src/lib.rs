@@ -1,0 +1,30 @@
+//! What the agent and the job runner in a guest say to each other, over vsock.
+//!
+//! The guest dials the host and says [`FromGuest::Hello`] with the nonce of this boot; the host answers with
+//! [`FromHost::Welcome`], which says how much of each job's output it already holds, and the guest goes on
+//! from there. Either side may break the connection at any moment: the guest dials again, keeps what has not
+//! been acknowledged, and nothing is lost or doubled.
+//!
+//! Each message is one frame: its length as four bytes, little-endian, then the message in postcard.
+
+mod frame;
+pub mod job;
+pub mod message;
+
+pub use frame::{FRAME_LIMIT, FrameError, announced_length, decode, encode, read_frame, write_frame};
+pub use job::{JobEnd, JobId, JobSpec, JobSpecError, Stream};
+pub use message::{FromGuest, FromHost, JobProgress, Resume};
+
+/// Version of this protocol; a host answers a guest of another version with [`FromHost::Refused`].
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Kernel command line parameter that carries this boot's nonce, 32 hexadecimal digits.
+pub const NONCE_PARAMETER: &str = "sublet.nonce";
+/// Kernel command line parameter that carries the host's vsock port, decimal.
+pub const PORT_PARAMETER: &str = "sublet.port";
+/// The host's vsock context id (virtio 1.2, 5.10.4).
+pub const HOST_CID: u32 = 2;
+/// Most output of one stream the guest holds without an acknowledgement, in bytes; a job that writes more
+/// waits.
+pub const UNACKNOWLEDGED_LIMIT: usize = 1024 * 1024;
+/// Most bytes in one [`FromGuest::Output`].
+pub const OUTPUT_CHUNK_LIMIT: usize = 64 * 1024;

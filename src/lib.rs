@@ -1,0 +1,2 @@
+//! Sublet lends out parts of real computers.
+#![forbid(unsafe_code)]

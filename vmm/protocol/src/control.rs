@@ -1,0 +1,128 @@
+//! The control socket: what can be asked of a running VMM.
+//!
+//! ```text
+//!            boot                 guest ends, stop, kill, stop_at
+//! Prepared ────────▶ Running ──────────────────────────────────▶ Off{how}
+//!     │                                                            │
+//!     └───────────────── release ─────────▶ (process ends) ◀───────┘
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::BootSource;
+
+/// One request line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How the machine is; answered at once.
+    Status { version: u32 },
+    /// Answered with a status as soon as [`Status::generation`] is greater than `after`; a watcher asks again
+    /// with the generation it got.
+    Wait { version: u32, after: u64 },
+    /// `Prepared → Running`; answered once the first instruction is about to run.
+    Boot { version: u32, source: BootSource },
+    /// Ends a guest the polite way: the ACPI power button. The guest may take its time or refuse.
+    Stop { version: u32 },
+    /// Ends the guest now: `Running → Off{killed}`; from `Prepared` as well.
+    Kill { version: u32 },
+    /// Sets the moment, on CLOCK_BOOTTIME in nanoseconds, past which the guest must not run; the VMM ends it
+    /// by itself, agent alive or not. None removes it. A moment that has passed ends the guest at once.
+    StopAt { version: u32, boottime_ns: Option<u64> },
+    /// Ends the VMM process itself, in any state; answered just before it ends.
+    Release { version: u32 },
+}
+
+/// One reply line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Status(Status),
+    Refused(Refusal),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`crate::PROTOCOL_VERSION`] of the VMM.
+    pub version: u32,
+    /// The machine's name, as configured.
+    pub name: String,
+    /// Grows by one with each change of `state`; 1 when prepared.
+    pub generation: u64,
+    pub state: MachineState,
+    /// The VMM's process id on the host.
+    pub process: u32,
+    /// Host thread of each vCPU, in vCPU order.
+    pub vcpus: Vec<VcpuThread>,
+    /// As last set with [`Request::StopAt`].
+    pub stop_at_boottime_ns: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuThread {
+    /// Host thread id.
+    pub thread: u32,
+    /// Host CPU to which it is pinned.
+    pub host_cpu: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum MachineState {
+    /// Memory is built, prefaulted and locked; the machine waits for a kernel.
+    Prepared,
+    Running {
+        /// When the first instruction ran, on CLOCK_BOOTTIME.
+        since_boottime_ns: u64,
+    },
+    /// The guest has ended. The VMM stays until it is released, so that nobody misses how.
+    Off { how: Ended },
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Ended {
+    /// It powered itself off (ACPI S5).
+    PoweredOff,
+    /// It asked for a reset.
+    Rebooted,
+    /// Its kernel said through pvpanic that it panicked.
+    Panicked,
+    /// A vCPU hit a state from which no CPU goes on (triple fault).
+    TripleFault,
+    /// The VMM ended it; `by` says why.
+    Killed { by: Stopped },
+    /// The VMM could not go on; `reason` is for people.
+    Failed { reason: String },
+}
+
+/// Why the VMM ended a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stopped {
+    /// [`Request::Kill`].
+    Request,
+    /// The moment set with [`Request::StopAt`].
+    StopAt,
+}
+
+/// A request that was not carried out; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub code: RefusalCode,
+    /// For people: what was wrong, with which value.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    UnsupportedVersion,
+    /// Not a request of this protocol.
+    Malformed,
+    /// The machine's state does not allow it (a second boot, a stop before a boot).
+    NotAllowedNow,
+    /// The kernel, initrd or command line cannot be started.
+    BadBootSource,
+}

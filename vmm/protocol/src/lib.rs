@@ -1,0 +1,21 @@
+//! What the agent and a partition's VMM say to each other.
+//!
+//! The agent starts one `sublet-vmm` a partition, hands it a [`MachineConfig`] as JSON on standard input and
+//! then talks to it over a Unix stream socket: one JSON [`Request`] a line, answered by one JSON [`Reply`]
+//! line. The VMM outlives the agent; a restarted agent finds it again by the socket's path.
+//!
+//! The VMM knows nothing of money, keys or leases.
+
+pub mod config;
+pub mod console;
+pub mod control;
+mod line;
+
+pub use config::{BootSource, ConfigError, ConsoleConfig, DiskConfig, MachineConfig, VsockConfig};
+pub use console::{ConsoleLog, ConsoleLogError, ConsoleSlice};
+pub use control::{Ended, MachineState, Refusal, RefusalCode, Reply, Request, Status, Stopped, VcpuThread};
+pub use line::{LINE_LIMIT, LineError, read_line, write_line};
+
+/// Version of this protocol. A VMM answers a request of another major version with
+/// [`RefusalCode::UnsupportedVersion`].
+pub const PROTOCOL_VERSION: u32 = 1;
