@@ -6,11 +6,13 @@
 //!
 //! The VMM knows nothing of money, keys or leases.
 
+pub mod client;
 pub mod config;
 pub mod console;
 pub mod control;
 mod line;
 
+pub use client::{Control, ControlError, REPLY_TIMEOUT};
 pub use config::{BootSource, ConfigError, ConsoleConfig, DiskConfig, MachineConfig, VsockConfig};
 pub use console::{ConsoleLog, ConsoleLogError, ConsoleSlice};
 pub use control::{Ended, MachineState, Refusal, RefusalCode, Reply, Request, Status, Stopped, VcpuThread};
