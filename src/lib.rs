@@ -1,2 +1,6 @@
-//! Sublet lends out parts of real computers.
+//! Sublet lends out isolated partitions of real computers. In reading order:
 #![forbid(unsafe_code)]
+
+pub mod domain;
+
+pub mod api;

@@ -1,0 +1,6 @@
+//! What goes over the wire, a file a server; errors are RFC 9457 problems with a stable code.
+
+pub mod agent;
+pub mod problem;
+pub mod registry;
+pub mod secret;

@@ -1,0 +1,93 @@
+//! Errors on the wire: RFC 9457 problem details with a stable code.
+
+use serde::{Deserialize, Serialize};
+
+/// `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// What kind of problem this is; stable, for programs.
+    pub code: Code,
+    /// The HTTP status, again.
+    pub status: u16,
+    /// What kind of problem this is, for people.
+    pub title: String,
+    /// What was wrong this time, with which value, and what to do.
+    pub detail: String,
+}
+
+macro_rules! codes {
+    ($($code:ident $status:literal $title:literal),* $(,)?) => {
+        /// Every kind of problem that either server answers with.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+        #[serde(rename_all = "snake_case")]
+        pub enum Code {
+            $(#[doc = $title] $code,)*
+        }
+
+        impl Code {
+            pub fn status(self) -> u16 {
+                match self { $(Self::$code => $status,)* }
+            }
+
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$code => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedRequest 400 "The request cannot be read",
+    Unauthorized 401 "A valid token or key is needed",
+    Forbidden 403 "This token or key does not allow that",
+    NotFound 404 "There is no such thing",
+    MethodNotAllowed 405 "This method is not served here",
+    PayloadTooLarge 413 "The request is too large",
+    UnsupportedMediaType 415 "The body must be application/json",
+    InvalidRequest 422 "A value is out of its bounds",
+    TooManyRequests 429 "Too much is asked at once",
+    Internal 500 "The server failed",
+    RegistryUnreachable 503 "The registry cannot be reached",
+    StorageFailed 503 "The server cannot store anything now",
+
+    // The agent's.
+    InsufficientResources 409 "The host does not have that much to set aside",
+    UnknownOsImage 422 "The host has no such OS image",
+    PartitionFrozen 409 "A partition on offer or lent does not change here",
+    PartitionNotOffered 409 "The partition is not on offer",
+    PartitionOffered 409 "The partition is on offer already",
+    PartitionLent 409 "The partition is lent",
+    PartitionNotReady 409 "The partition is being prepared or cleaned",
+    NotBorrowed 409 "The partition was not opened with this key yet",
+    OtherImageRunning 409 "Another OS image is running in the partition",
+    GuestNotRunning 409 "No guest is running in the partition",
+    GuestFailed 502 "The guest could not be started",
+    NoRegistry 409 "This host belongs to no registry",
+
+    // Lending keys, each way in which one fails.
+    KeyInvalid 401 "The lending key is not valid",
+    KeyExpired 401 "The lending key has expired",
+    KeyForOtherHost 403 "The lending key is for another host",
+    KeyForOtherPartition 403 "The lending key is for another partition",
+    KeyEpochPassed 403 "The lending key is of an earlier lease",
+    KeyAllocationMismatch 409 "The lending key is for another allocation",
+
+    // The registry's.
+    TermsChanged 409 "The terms are not those that were accepted",
+    AlreadyLent 409 "Somebody else has borrowed the partition",
+    HostSilent 409 "The host was not heard of lately",
+    LeaseEnded 409 "The lease has ended",
+    IdempotencyKeyReused 422 "The idempotency key was used for another request",
+    PreconditionFailed 412 "The offer changed in the meantime",
+}
+
+impl Problem {
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, status: code.status(), title: code.title().to_owned(), detail: detail.into() }
+    }
+}
+
+/// Media type of a problem.
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";

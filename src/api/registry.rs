@@ -1,0 +1,271 @@
+//! The registry's wire types.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::secret::Secret;
+use crate::domain::{
+    id::{BorrowerId, HostId, IssuerId, LeaseId, PartitionId},
+    matching::{Conditions, Explanation},
+    money::{Currency, Micros, Rounding},
+    resources::AllocationDigest,
+    terms::{Epoch, Terms, TermsVersion},
+};
+
+/// `POST /v1/hosts`, with a lender's enrolment token: makes a host known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EnrolHost {
+    /// Base URL at which borrowers reach the host's agent.
+    pub address: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct HostEnrolled {
+    pub host: HostId,
+    /// The host's own token from now on; shown once.
+    pub host_token: Secret,
+    /// Whose lending keys the host shall accept.
+    pub issuer: Issuer,
+}
+
+/// Somebody who issues lending keys, as the host pins it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Issuer {
+    pub id: IssuerId,
+    /// Ed25519 public key, 64 hexadecimal digits.
+    pub public_key: String,
+}
+
+/// `PUT /v1/hosts/{host}/partitions/{partition}`: the offer, whole (fig. 6, S13–S16).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct OfferPartition {
+    pub terms: Terms,
+}
+
+/// A registered partition, as its host sees it; the version is also the `ETag`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct RegisteredPartition {
+    pub host: HostId,
+    pub partition: PartitionId,
+    pub terms: Terms,
+    pub version: TermsVersion,
+    /// Epoch of the latest lease; 0: never lent.
+    pub epoch: Epoch,
+    pub state: LendingState,
+}
+
+/// Lending state at the registry: patent (105).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LendingState {
+    Free,
+    Lent {
+        lease: LeaseId,
+        borrower: BorrowerId,
+        #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+        expires_at: Timestamp,
+    },
+    /// The lease has ended; the host has not confirmed yet that the partition is clean.
+    AwaitingClean {
+        lease: LeaseId,
+    },
+}
+
+/// `POST /v1/hosts/{host}/heartbeat`: the host lives, and says what it did since.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// Leases whose partitions the host has cleaned since their end.
+    #[serde(default)]
+    pub cleaned: Vec<LeaseId>,
+    /// Leases that ended at the host, and how it came.
+    #[serde(default)]
+    pub ended: Vec<EndedAtHost>,
+    /// The revision of the last answer; with `wait_ms` the registry answers as soon as it has a newer one.
+    #[serde(default)]
+    pub known_revision: Option<u64>,
+    /// How long the registry may hold the answer, in milliseconds; at most 10,000.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EndedAtHost {
+    pub lease: LeaseId,
+    pub reason: EndReason,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct HeartbeatReply {
+    /// The registry's clock.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub now: Timestamp,
+    /// Grows whenever something below changes.
+    pub revision: u64,
+    /// The host is hidden when nothing is heard of it for three times this long, in milliseconds.
+    pub beat_every_ms: u64,
+    /// All of the host's partitions that are registered; one that is missing is not.
+    pub partitions: Vec<RegisteredPartition>,
+}
+
+/// `POST /v1/search`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    #[serde(default)]
+    pub conditions: Conditions,
+    /// Most offers in one answer; 1 to 1000, 20 where not stated.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the answer before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct SearchReply {
+    /// Cheapest first, then least waste.
+    pub offers: Vec<Offer>,
+    pub next_cursor: Option<String>,
+    /// Why other offers do not match; only where none does.
+    pub explanation: Option<Explanation>,
+}
+
+/// A free partition and its terms: what a borrower accepts (S44).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Offer {
+    pub host: HostId,
+    pub partition: PartitionId,
+    pub terms: Terms,
+    pub terms_version: TermsVersion,
+}
+
+/// `POST /v1/leases`: accepts the very terms that were shown (S45).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct MakeLease {
+    pub host: HostId,
+    pub partition: PartitionId,
+    pub terms_version: TermsVersion,
+    /// The lease ends by itself after so many seconds; 1 to 31,536,000 (365 days).
+    pub duration_seconds: u64,
+}
+
+/// A lease just made: all that the borrower needs (S46–S48).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct LeaseGranted {
+    pub lease: Lease,
+    /// Opens the partition at the host, until the lease's end.
+    pub key: Secret,
+    /// To be shown to the host with the key.
+    pub allocation_digest: AllocationDigest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Lease {
+    pub id: LeaseId,
+    pub host: HostId,
+    /// Base URL of the host's agent.
+    pub host_address: String,
+    pub partition: PartitionId,
+    pub borrower: BorrowerId,
+    pub terms: Terms,
+    pub rounding: Rounding,
+    pub epoch: Epoch,
+    /// When billing started: the moment the registry made the lease.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub started_at: Timestamp,
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+    /// None: the lease is active.
+    pub end: Option<LeaseEnd>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct LeaseEnd {
+    /// When billing ended: the moment the registry received the end (S58), on its own clock.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub at: Timestamp,
+    pub reason: EndReason,
+    pub charge: Micros,
+    pub currency: Currency,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    Returned,
+    Expired,
+    Recalled,
+    HostLost,
+    BudgetSpent,
+}
+
+/// `POST /v1/leases/{id}/end`: the row is found by borrower, host, partition and key together (S58–S59).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EndLease {
+    pub host: HostId,
+    pub partition: PartitionId,
+    pub key: Secret,
+}
+
+/// `GET /v1/leases`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Leases {
+    /// Newest first.
+    pub leases: Vec<Lease>,
+    pub next_cursor: Option<String>,
+}
+
+/// `GET /v1/ledger`: a borrower sees its charges, a lender its payments.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Ledger {
+    /// Newest first.
+    pub rows: Vec<LedgerRow>,
+    pub next_cursor: Option<String>,
+}
+
+/// One settled lease [0041, 0096]; charge = payment + fee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct LedgerRow {
+    pub lease: LeaseId,
+    pub host: HostId,
+    pub partition: PartitionId,
+    pub borrower: BorrowerId,
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub started_at: Timestamp,
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub ended_at: Timestamp,
+    pub reason: EndReason,
+    pub per_hour_micros: i64,
+    pub currency: Currency,
+    pub rounding: Rounding,
+    pub charge: Micros,
+    pub fee: Micros,
+    pub payment: Micros,
+}

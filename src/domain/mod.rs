@@ -1,0 +1,8 @@
+//! What lending is, without a clock, files, sockets, SQL or randomness: everything here is decided from its
+//! arguments alone.
+
+pub mod id;
+pub mod matching;
+pub mod money;
+pub mod resources;
+pub mod terms;

@@ -1,0 +1,91 @@
+//! Lending terms: patent (103), what is lent and what it costs.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    money::{PRICE_MAX_MICROS, Price},
+    resources::{Allocation, BadAllocation},
+};
+
+/// Most OS images one offer names, and longest name of one.
+pub const OS_IMAGES_MAX: usize = 64;
+pub const OS_IMAGE_NAME_MAX: usize = 64;
+
+/// What a lender offers a partition for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    pub allocation: Allocation,
+    pub price: Price,
+    /// Names of the OS images the host can start in it.
+    pub os_images: BTreeSet<String>,
+    /// The CPU's model name as the host's kernel tells it.
+    pub cpu_model: String,
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum BadTerms {
+    #[error(transparent)]
+    Allocation(#[from] BadAllocation),
+    #[error("price.per_hour_micros: must be 0 to {PRICE_MAX_MICROS}, is {0}")]
+    Price(i64),
+    #[error("os_images: at most {OS_IMAGES_MAX} names, not {0}")]
+    OsImageCount(usize),
+    #[error(
+        "os_images: a name is 1 to {OS_IMAGE_NAME_MAX} characters of a-z, 0-9, '.', '-' and '_', not {0:?}"
+    )]
+    OsImageName(String),
+    #[error("cpu_model: at most 128 characters, not {0}")]
+    CpuModel(usize),
+}
+
+impl Terms {
+    pub fn validate(&self) -> Result<(), BadTerms> {
+        self.allocation.validate()?;
+        if !(0..=PRICE_MAX_MICROS).contains(&self.price.per_hour_micros) {
+            return Err(BadTerms::Price(self.price.per_hour_micros));
+        }
+        if self.os_images.len() > OS_IMAGES_MAX {
+            return Err(BadTerms::OsImageCount(self.os_images.len()));
+        }
+        if let Some(name) = self.os_images.iter().find(|name| !is_os_image_name(name)) {
+            return Err(BadTerms::OsImageName(name.clone()));
+        }
+        if self.cpu_model.len() > 128 { Err(BadTerms::CpuModel(self.cpu_model.len())) } else { Ok(()) }
+    }
+}
+
+/// Whether `name` can be an OS image's: never a path out of the image directory.
+pub fn is_os_image_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
+    (1..=OS_IMAGE_NAME_MAX).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
+}
+
+/// Grows with each change of an offer's terms; a lease accepts one version and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(transparent)]
+pub struct TermsVersion(pub u64);
+
+/// Counts the leases of one partition: the key of an earlier one never opens a later one (law 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_os_image_name_is_never_a_path() {
+        for wrong in ["", ".", "..", "a/b", "../x", "A", "a b", ".hidden"] {
+            assert!(!is_os_image_name(wrong), "{wrong:?}");
+        }
+        assert!(is_os_image_name("debian-micro-6.1"));
+    }
+}
