@@ -9,6 +9,8 @@ use thiserror::Error;
 pub const STDIN_LIMIT: usize = 1024 * 1024;
 /// Most bytes of arguments and environment together; Linux allows about 2 MiB.
 pub const ARGUMENTS_LIMIT: usize = 128 * 1024;
+/// Most bytes in a path, as Linux has it (`PATH_MAX` without its NUL).
+pub const PATH_LIMIT: usize = 4095;
 
 /// A job's id, as its host names it (a UUID's bytes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,7 +24,7 @@ pub struct JobSpec {
     pub argv: Vec<String>,
     /// The whole environment beside the runner's default `PATH` and `HOME`, which it may override.
     pub env: BTreeMap<String, String>,
-    /// Working directory; none: `/`.
+    /// Working directory, `/` before it where it does not begin with one; none: `/`.
     pub working_directory: Option<String>,
     /// All of its standard input.
     pub stdin: Vec<u8>,
@@ -41,6 +43,8 @@ pub enum JobSpecError {
     VariableName(String),
     #[error("argv and env are {0} bytes; {ARGUMENTS_LIMIT} is the most")]
     ArgumentsTooLong(usize),
+    #[error("working_directory is {0} bytes; {PATH_LIMIT} is the most")]
+    PathTooLong(usize),
     #[error("stdin is {0} bytes; {STDIN_LIMIT} is the most")]
     StdinTooLong(usize),
     #[error("time_limit_ms: must be more than 0")]
@@ -52,21 +56,31 @@ impl JobSpec {
         if self.argv.first().is_none_or(|program| program.is_empty()) {
             return Err(JobSpecError::NoProgram);
         }
-        let texts = || self.argv.iter().chain(self.env.keys()).chain(self.env.values());
-        if texts().chain(&self.working_directory).any(|text| text.contains('\0')) {
+        if self.texts().chain(&self.working_directory).any(|text| text.contains('\0')) {
             return Err(JobSpecError::Nul);
         }
         if let Some(name) = self.env.keys().find(|name| name.is_empty() || name.contains('=')) {
             return Err(JobSpecError::VariableName(name.clone()));
         }
-        let length = texts().map(|text| text.len() + 1).sum();
-        if length > ARGUMENTS_LIMIT {
-            return Err(JobSpecError::ArgumentsTooLong(length));
+        if self.time_limit_ms == Some(0) {
+            return Err(JobSpecError::NoTime);
         }
-        if self.stdin.len() > STDIN_LIMIT {
-            return Err(JobSpecError::StdinTooLong(self.stdin.len()));
+        self.validate_lengths()
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &String> {
+        self.argv.iter().chain(self.env.keys()).chain(self.env.values())
+    }
+
+    fn validate_lengths(&self) -> Result<(), JobSpecError> {
+        let arguments = self.texts().map(|text| text.len() + 1).sum();
+        let path = self.working_directory.as_ref().map_or(0, String::len);
+        match self.stdin.len() {
+            _ if arguments > ARGUMENTS_LIMIT => Err(JobSpecError::ArgumentsTooLong(arguments)),
+            _ if path > PATH_LIMIT => Err(JobSpecError::PathTooLong(path)),
+            stdin if stdin > STDIN_LIMIT => Err(JobSpecError::StdinTooLong(stdin)),
+            _ => Ok(()),
         }
-        if self.time_limit_ms == Some(0) { Err(JobSpecError::NoTime) } else { Ok(()) }
     }
 }
 
@@ -96,3 +110,6 @@ pub enum JobEnd {
         reason: String,
     },
 }
+
+#[cfg(test)]
+mod tests;

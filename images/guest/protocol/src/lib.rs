@@ -11,7 +11,9 @@ mod frame;
 pub mod job;
 pub mod message;
 
-pub use frame::{FRAME_LIMIT, FrameError, announced_length, decode, encode, read_frame, write_frame};
+pub use frame::{
+    FRAME_LIMIT, FrameError, PREFIX_BYTES, announced_length, decode, encode, read_frame, write_frame,
+};
 pub use job::{JobEnd, JobId, JobSpec, JobSpecError, Stream};
 pub use message::{FromGuest, FromHost, JobProgress, Resume};
 

@@ -49,7 +49,7 @@ pub enum FromHost {
     Forget { job: JobId },
 }
 
-/// What the host already holds of a job.
+/// What the host already holds of a job, durably: it counts as an acknowledgement of both streams.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     pub job: JobId,
