@@ -3,4 +3,5 @@
 pub mod agent;
 pub mod problem;
 pub mod registry;
-pub mod secret;
+
+pub use crate::domain::secret;

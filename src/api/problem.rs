@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::lending_key::KeyRefusal;
+
 /// `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -86,6 +88,26 @@ codes! {
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, status: code.status(), title: code.title().to_owned(), detail: detail.into() }
+    }
+}
+
+impl From<&KeyRefusal> for Code {
+    fn from(refusal: &KeyRefusal) -> Self {
+        match refusal {
+            KeyRefusal::Invalid(_) => Self::KeyInvalid,
+            KeyRefusal::Expired { .. } => Self::KeyExpired,
+            KeyRefusal::Restricted(_) => Self::Forbidden,
+            KeyRefusal::OtherHost => Self::KeyForOtherHost,
+            KeyRefusal::OtherPartition => Self::KeyForOtherPartition,
+            KeyRefusal::EpochPassed => Self::KeyEpochPassed,
+            KeyRefusal::AllocationMismatch => Self::KeyAllocationMismatch,
+        }
+    }
+}
+
+impl From<KeyRefusal> for Problem {
+    fn from(refusal: KeyRefusal) -> Self {
+        Self::new(Code::from(&refusal), refusal.to_string())
     }
 }
 

@@ -2,7 +2,9 @@
 //! arguments alone.
 
 pub mod id;
+pub mod lending_key;
 pub mod matching;
 pub mod money;
 pub mod resources;
+pub mod secret;
 pub mod terms;
