@@ -4,3 +4,8 @@
 pub mod domain;
 
 pub mod api;
+
+pub mod client;
+
+#[cfg(feature = "cli")]
+pub mod cli;

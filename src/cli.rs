@@ -1,0 +1,53 @@
+//! The CLI's commands, a file a noun: `sublet` for borrowers and lenders.
+
+pub mod args;
+mod bill;
+mod borrow;
+mod context;
+mod doctor;
+mod error;
+mod job;
+mod lease_store;
+mod partition;
+mod progress;
+mod rent;
+mod report;
+mod search;
+
+pub use error::CliError;
+
+use std::process::ExitCode;
+
+use args::{Arguments, Command};
+use context::Context;
+
+/// Exit code where the command itself failed; a job's own exit codes are passed on, so it is one that few
+/// programs use.
+pub const FAILURE: u8 = 125;
+
+/// Whether the reader of our output went away, which is no failure of ours.
+pub fn is_closed_pipe(error: &CliError) -> bool {
+    matches!(error, CliError::Output(source) if source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Carries out one command and prints what it says; the exit code is the job's where one was run.
+pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
+    let context = Context::new(arguments.options)?;
+    match arguments.command {
+        Command::Doctor => doctor::doctor(&context),
+        Command::Host => partition::host(&context).await,
+        Command::Partition { command } => partition::partition(&context, command).await,
+        Command::Search(search) => search::search(&context, &search).await,
+        Command::Borrow(borrow) => borrow::borrow(&context, &borrow).await,
+        Command::Leases => borrow::leases(&context),
+        Command::Run(run) => job::run(&context, &run).await,
+        Command::Jobs { lease } => job::jobs(&context, lease.lease).await,
+        Command::Logs { lease, job } => job::logs(&context, lease.lease, job).await,
+        Command::Cancel { lease, job } => job::cancel(&context, lease.lease, job).await,
+        Command::Console { lease } => job::console(&context, lease.lease).await,
+        Command::Stop { lease } => job::stop(&context, lease.lease).await,
+        Command::Return { lease } => borrow::give_back(&context, lease.lease).await,
+        Command::Rent(rent) => rent::rent(&context, &rent).await,
+        Command::Bill { lease } => bill::bill(&context, lease).await,
+    }
+}

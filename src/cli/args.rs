@@ -1,0 +1,410 @@
+//! What can be typed.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand};
+use jiff::SignedDuration;
+
+use crate::domain::{
+    id::{JobId, LeaseId, PartitionId},
+    matching::Conditions,
+    money::Currency,
+};
+
+/// Lend out isolated partitions of real computers, and borrow them.
+#[derive(Debug, Parser)]
+#[command(name = "sublet", version, propagate_version = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub options: Options,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Registry to search and borrow at
+    #[arg(long, global = true, env = "SUBLET_REGISTRY", value_name = "URL")]
+    pub registry: Option<String>,
+    /// File that holds your borrower's (or, for `bill`, lender's) token
+    #[arg(long, global = true, env = "SUBLET_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Your lender host's agent, for `host` and `partition`
+    #[arg(long, global = true, env = "SUBLET_HOST", value_name = "URL")]
+    pub host: Option<String>,
+    /// File that holds the owner's token of that host
+    #[arg(long, global = true, env = "SUBLET_OWNER_TOKEN_FILE", value_name = "FILE")]
+    pub owner_token_file: Option<PathBuf>,
+    /// Folder for leases and their keys
+    #[arg(long, global = true, env = "SUBLET_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say whether this host can lend, and what exactly is missing
+    Doctor,
+    /// Show a lender host: what it has, keeps, and can still lend
+    Host,
+    /// Carve, offer and withdraw partitions of your host
+    Partition {
+        #[command(subcommand)]
+        command: PartitionCommand,
+    },
+    /// List offers that meet conditions, cheapest first
+    Search(SearchArguments),
+    /// Borrow the cheapest partition that meets conditions, or one of your choice
+    Borrow(BorrowArguments),
+    /// List the leases whose keys are kept here
+    Leases,
+    /// Run a program in a borrowed partition and exit with its exit code
+    Run(RunArguments),
+    /// List the jobs of a lease
+    Jobs {
+        #[command(flatten)]
+        lease: LeaseChoice,
+    },
+    /// Print a job's output, and go on until it ends
+    Logs {
+        #[command(flatten)]
+        lease: LeaseChoice,
+        job: JobId,
+    },
+    /// End a job now
+    Cancel {
+        #[command(flatten)]
+        lease: LeaseChoice,
+        job: JobId,
+    },
+    /// Print the partition's console, and go on until interrupted
+    Console {
+        #[command(flatten)]
+        lease: LeaseChoice,
+    },
+    /// Stop the guest; the lease goes on
+    Stop {
+        #[command(flatten)]
+        lease: LeaseChoice,
+    },
+    /// End a lease: the partition is given back and cleaned, and the charge is told
+    Return {
+        #[command(flatten)]
+        lease: LeaseChoice,
+    },
+    /// Search, borrow, run, return and print the bill in one go
+    Rent(RentArguments),
+    /// Show what leases cost
+    Bill {
+        /// Only this lease
+        #[arg(long)]
+        lease: Option<LeaseId>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PartitionCommand {
+    /// Set resources aside for a new partition
+    Carve(CarveArguments),
+    /// List the partition table
+    List,
+    /// Show one partition
+    Show { partition: PartitionId },
+    /// Change a partition's allocation or price; what is not stated stays
+    Change {
+        partition: PartitionId,
+        #[arg(long)]
+        cpus: Option<u32>,
+        /// For example 512MiB or 2GiB
+        #[arg(long, value_name = "SIZE")]
+        memory: Option<Size>,
+        #[arg(long, value_name = "SIZE")]
+        disk: Option<Size>,
+        /// Price of an hour, for example 0.04EUR
+        #[arg(long, value_name = "PRICE")]
+        price: Option<HourPrice>,
+    },
+    /// Build the partition's machine and offer it (at the registry, where the host has one)
+    Offer { partition: PartitionId },
+    /// Take a free partition off the market
+    Withdraw { partition: PartitionId },
+    /// Give the partition's resources back to the host
+    Release { partition: PartitionId },
+    /// Lend a partition directly, without a registry: print a key of the host's own
+    Key {
+        partition: PartitionId,
+        #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
+        duration: LeaseDuration,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CarveArguments {
+    /// Host CPUs, whole cores
+    #[arg(long)]
+    pub cpus: u32,
+    /// For example 512MiB or 2GiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Size,
+    /// The partition's own disk
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    pub disk: Size,
+    /// Price of an hour, for example 0.04EUR; by the host's price list where not stated
+    #[arg(long, value_name = "PRICE")]
+    pub price: Option<HourPrice>,
+}
+
+/// What a partition must have; what is not stated is not asked.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConditionArguments {
+    /// At least so many CPUs
+    #[arg(long, default_value_t = 1)]
+    pub cpus: u32,
+    /// At least so much memory, for example 512MiB or 2GiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// At least so much disk
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<Size>,
+    /// Part of the CPU's model name
+    #[arg(long, value_name = "TEXT")]
+    pub cpu_model: Option<String>,
+    /// Most an hour may cost, for example 0.05EUR
+    #[arg(long, value_name = "PRICE")]
+    pub max_price: Option<HourPrice>,
+}
+
+impl ConditionArguments {
+    /// As the registry takes them; `image` is the OS image that the host must be able to start.
+    pub fn conditions(&self, image: Option<&str>) -> Conditions {
+        Conditions {
+            min_cpus: self.cpus,
+            min_memory_mib: self.memory.map_or(0, |size| size.mib),
+            min_disk_mib: self.disk.map_or(0, |size| size.mib),
+            os_image: image.map(str::to_owned),
+            cpu_model: self.cpu_model.clone(),
+            max_price_per_hour_micros: self.max_price.map(|price| price.micros),
+            currency: self.max_price.map(|price| price.currency),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct SearchArguments {
+    #[command(flatten)]
+    pub conditions: ConditionArguments,
+    /// OS image that the host must be able to start
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// Most offers to list
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct BorrowArguments {
+    #[command(flatten)]
+    pub conditions: ConditionArguments,
+    /// OS image that the host must be able to start
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// Borrow this partition, as `search` lists it
+    #[arg(long)]
+    pub partition: Option<PartitionId>,
+    /// The lease ends by itself after this time, for example 30m or 2h
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
+    pub duration: LeaseDuration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LeaseChoice {
+    /// Which lease; not needed where only one is kept here
+    #[arg(long, value_name = "ID")]
+    pub lease: Option<LeaseId>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub lease: LeaseChoice,
+    /// OS image to run in; the one that is running where not stated
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// Print the job's id and leave it running
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub program: ProgramArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct RentArguments {
+    #[command(flatten)]
+    pub conditions: ConditionArguments,
+    /// OS image to run in
+    #[arg(long, value_name = "NAME")]
+    pub image: String,
+    /// The lease ends by itself after this time, for example 30m or 2h
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
+    pub duration: LeaseDuration,
+    #[command(flatten)]
+    pub program: ProgramArguments,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ProgramArguments {
+    /// Environment variable for the program
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<Variable>,
+    /// Directory to run in, within the guest
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Give the program this command's standard input
+    #[arg(long)]
+    pub stdin: bool,
+    /// End the program after this time, for example 90s
+    #[arg(long, value_name = "DURATION")]
+    pub time_limit: Option<LeaseDuration>,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// `NAME=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    pub name: String,
+    pub value: String,
+}
+
+impl FromStr for Variable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => {
+                Ok(Self { name: name.to_owned(), value: value.to_owned() })
+            }
+            _ => Err("write it as NAME=VALUE".to_owned()),
+        }
+    }
+}
+
+/// A size in whole MiB: `512`, `512MiB`, `2GiB`, `1TiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub mib: u64,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim() {
+            "" | "MiB" | "M" => 1,
+            "GiB" | "G" => 1024,
+            "TiB" | "T" => 1024 * 1024,
+            _ => return Err("a size is a whole number with MiB, GiB or TiB".to_owned()),
+        };
+        let number: u64 = number.parse().map_err(|_| "a size starts with a whole number".to_owned())?;
+        let mib = number.checked_mul(factor).ok_or("that is too large")?;
+        Ok(Self { mib })
+    }
+}
+
+/// A price of an hour: `0.04EUR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HourPrice {
+    pub micros: i64,
+    pub currency: Currency,
+}
+
+impl FromStr for HourPrice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let letters =
+            text.find(|c: char| c.is_ascii_alphabetic()).ok_or("a price needs a currency: 0.04EUR")?;
+        let (number, currency) = text.split_at(letters);
+        let currency = currency.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { micros: micros(number.trim())?, currency })
+    }
+}
+
+/// Reads a decimal number as whole millionths, exactly.
+fn micros(number: &str) -> Result<i64, String> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let is_number = |digits: &str| digits.chars().all(|c| c.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(fraction) || fraction.len() > 6 {
+        return Err("a price is a number with at most six decimals: 0.04EUR".to_owned());
+    }
+    format!("{whole}{fraction:0<6}").parse().map_err(|_| "that price is too high".to_owned())
+}
+
+/// A length of time: `90s`, `30m`, `2h 30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseDuration {
+    pub seconds: u64,
+}
+
+impl FromStr for LeaseDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let duration: SignedDuration = text.parse().map_err(|_| "write it like 90s, 30m or 2h".to_owned())?;
+        match u64::try_from(duration.as_secs()) {
+            Ok(seconds) if seconds > 0 => Ok(Self { seconds }),
+            _ => Err("at least one second".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_in_their_unit() {
+        assert_eq!("512".parse::<Size>().unwrap().mib, 512);
+        assert_eq!("2GiB".parse::<Size>().unwrap().mib, 2048);
+        for wrong in ["", "MiB", "1.5GiB", "-1", "3KB", "99999999999999999999", "18446744073709551615TiB"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn prices_are_read_exactly() {
+        let price: HourPrice = "0.04EUR".parse().unwrap();
+        assert_eq!((price.micros, price.currency.to_string().as_str()), (40_000, "EUR"));
+        assert_eq!("12 USD".parse::<HourPrice>().unwrap().micros, 12_000_000);
+        for wrong in ["", "1", "EUR", "-1EUR", "1.0000001EUR", "1e3EUR", "0.04Eur", ".5EUR"] {
+            assert!(wrong.parse::<HourPrice>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_and_never_empty() {
+        assert_eq!("1h 30m".parse::<LeaseDuration>().unwrap().seconds, 5400);
+        for wrong in ["", "0s", "-5m", "soon"] {
+            assert!(wrong.parse::<LeaseDuration>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_variable_may_have_an_empty_value_but_not_an_empty_name() {
+        assert!("A=".parse::<Variable>().is_ok());
+        assert!("=1".parse::<Variable>().is_err());
+        assert!("A".parse::<Variable>().is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! Leases: made, opened at the host, listed, ended.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{
+    CliError,
+    args::{BorrowArguments, LeaseDuration},
+    context::Context,
+    lease_store::KeptLease,
+    report::{Report, allocation, price, table},
+    search::offers,
+};
+use crate::{
+    api::{
+        agent::BorrowPartition,
+        problem::Code,
+        registry::{EndLease, Lease, MakeLease, Offer},
+    },
+    client::{ClientError, LeaseRequestId, RegistryClient},
+    domain::id::LeaseId,
+};
+
+pub(super) async fn borrow(context: &Context, arguments: &BorrowArguments) -> Result<ExitCode, CliError> {
+    let registry = context.registry()?;
+    let mut found = offers(&registry, arguments.conditions.conditions(arguments.image.as_deref())).await?;
+    if let Some(wanted) = arguments.partition {
+        found.retain(|offer| offer.partition == wanted);
+        if found.is_empty() {
+            return Err(CliError::NotOnOffer(wanted));
+        }
+    }
+    let lease = lease_first_free(context, &registry, &found, arguments.duration).await?;
+    open(context, &lease).await?;
+    context.print(&Borrowed::from(&lease))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a lease of the first offer that nobody else took in the meantime, and keeps its key.
+pub(super) async fn lease_first_free(
+    context: &Context,
+    registry: &RegistryClient,
+    offers: &[Offer],
+    duration: LeaseDuration,
+) -> Result<KeptLease, CliError> {
+    let mut refused = CliError::NoOffer("nothing is on offer and free".to_owned());
+    for offer in offers {
+        match lease(registry, offer, duration).await {
+            Ok(lease) => {
+                context.leases.keep(&lease)?;
+                return Ok(lease);
+            }
+            Err(error) if was_taken(&error) => refused = error.into(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(refused)
+}
+
+async fn lease(
+    registry: &RegistryClient,
+    offer: &Offer,
+    duration: LeaseDuration,
+) -> Result<KeptLease, ClientError> {
+    let wish = MakeLease {
+        host: offer.host,
+        partition: offer.partition,
+        terms_version: offer.terms_version,
+        duration_seconds: duration.seconds,
+    };
+    let id = LeaseRequestId(Uuid::now_v7());
+    match registry.make_lease(id, &wish).await {
+        Err(error) if error.is_unreachable() => registry.make_lease(id, &wish).await,
+        made => made,
+    }
+    .map(KeptLease::from)
+}
+
+/// Whether another offer may still be had.
+fn was_taken(error: &ClientError) -> bool {
+    matches!(error.code(), Some(Code::AlreadyLent | Code::TermsChanged | Code::HostSilent))
+}
+
+/// Shows the key to the host, which locks the partition for us (fig. 5).
+pub(super) async fn open(context: &Context, lease: &KeptLease) -> Result<(), CliError> {
+    let exchange = BorrowPartition { host: lease.host, allocation_digest: lease.allocation_digest };
+    context.borrowed_host(lease)?.borrow(lease.partition, &exchange).await?;
+    Ok(())
+}
+
+pub(super) fn leases(context: &Context) -> Result<ExitCode, CliError> {
+    let leases = context.leases.list()?;
+    context.print(&KeptLeases { leases: leases.iter().map(Borrowed::from).collect() })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn give_back(context: &Context, choice: Option<LeaseId>) -> Result<ExitCode, CliError> {
+    let lease = context.lease(choice)?;
+    let ended = end(context, &lease).await?;
+    context.print(&ended)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends a lease at the registry, where billing stops, and forgets its key. A host learns the end from its
+/// registry; a lease of the host's own, which no registry knows, is ended at the host.
+pub(super) async fn end(context: &Context, lease: &KeptLease) -> Result<Lease, CliError> {
+    let end = EndLease { host: lease.host, partition: lease.partition, key: lease.key.clone() };
+    let ended = context.registry()?.end_lease(lease.lease, &end).await?;
+    context.leases.forget(lease.lease)?;
+    Ok(ended)
+}
+
+/// A lease as it may be shown: without its key.
+#[derive(Debug, Serialize)]
+struct Borrowed {
+    lease: LeaseId,
+    host: crate::domain::id::HostId,
+    host_address: String,
+    partition: crate::domain::id::PartitionId,
+    terms: crate::domain::terms::Terms,
+    expires_at: jiff::Timestamp,
+}
+
+impl From<&KeptLease> for Borrowed {
+    fn from(lease: &KeptLease) -> Self {
+        Self {
+            lease: lease.lease,
+            host: lease.host,
+            host_address: lease.host_address.clone(),
+            partition: lease.partition,
+            terms: lease.terms.clone(),
+            expires_at: lease.expires_at,
+        }
+    }
+}
+
+impl Report for Borrowed {
+    fn text(&self) -> String {
+        format!(
+            "lease      {}\npartition  {} at {}\nhas        {}\nprice      {}\nuntil      {}",
+            self.lease,
+            self.partition,
+            self.host_address,
+            allocation(&self.terms.allocation),
+            price(&self.terms.price),
+            self.expires_at,
+        )
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct KeptLeases {
+    leases: Vec<Borrowed>,
+}
+
+impl Report for KeptLeases {
+    fn text(&self) -> String {
+        let rows = self.leases.iter().map(|lease| {
+            [
+                lease.lease.to_string(),
+                lease.partition.to_string(),
+                lease.host_address.clone(),
+                lease.expires_at.to_string(),
+            ]
+        });
+        table(["LEASE", "PARTITION", "HOST", "UNTIL"], rows)
+    }
+}

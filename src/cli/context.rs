@@ -1,0 +1,83 @@
+//! Who asks whom: the options turned into clients, the lease store and the way to print.
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+use super::{
+    CliError,
+    args::Options,
+    lease_store::{KeptLease, LeaseStore},
+    report::{Report, print},
+};
+use crate::{
+    api::secret::Secret,
+    client::{AgentClient, RegistryClient},
+    domain::id::LeaseId,
+};
+
+pub(super) struct Context {
+    options: Options,
+    pub(super) leases: LeaseStore,
+}
+
+impl Context {
+    pub(super) fn new(options: Options) -> Result<Self, CliError> {
+        let leases = LeaseStore::new(options.state_dir.as_deref())?;
+        Ok(Self { options, leases })
+    }
+
+    pub(super) fn json(&self) -> bool {
+        self.options.json
+    }
+
+    /// The registry, as whoever the token file says.
+    pub(super) fn registry(&self) -> Result<RegistryClient, CliError> {
+        let url =
+            required(&self.options.registry, "the registry's address", "--registry", "SUBLET_REGISTRY")?;
+        let file =
+            required(&self.options.token_file, "your token's file", "--token-file", "SUBLET_TOKEN_FILE")?;
+        Ok(RegistryClient::new(url, Some(read_secret(file)?))?)
+    }
+
+    /// The lender's host, as its owner.
+    pub(super) fn owned_host(&self) -> Result<AgentClient, CliError> {
+        let url = required(&self.options.host, "the host's address", "--host", "SUBLET_HOST")?;
+        let file = required(
+            &self.options.owner_token_file,
+            "the owner's token file",
+            "--owner-token-file",
+            "SUBLET_OWNER_TOKEN_FILE",
+        )?;
+        Ok(AgentClient::new(url, Some(read_secret(file)?))?)
+    }
+
+    /// The host of a lease, as the borrower that holds its key.
+    pub(super) fn borrowed_host(&self, lease: &KeptLease) -> Result<AgentClient, CliError> {
+        Ok(AgentClient::new(&lease.host_address, Some(lease.key.clone()))?)
+    }
+
+    /// The lease that was named, or the only one.
+    pub(super) fn lease(&self, choice: Option<LeaseId>) -> Result<KeptLease, CliError> {
+        self.leases.choose(choice)
+    }
+
+    pub(super) fn print(&self, report: &(impl Report + Serialize)) -> Result<(), CliError> {
+        print(report, self.options.json)
+    }
+}
+
+fn required<'a, T>(
+    value: &'a Option<T>,
+    what: &'static str,
+    option: &'static str,
+    variable: &'static str,
+) -> Result<&'a T, CliError> {
+    value.as_ref().ok_or(CliError::Missing { what, option, variable })
+}
+
+/// Secrets come from files, never from the command line, where every user of the machine can read them.
+fn read_secret(path: &Path) -> Result<Secret, CliError> {
+    let text = fs::read_to_string(path).map_err(|source| CliError::File { path: path.to_owned(), source })?;
+    Ok(Secret::new(text.trim()))
+}

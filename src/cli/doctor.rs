@@ -1,0 +1,240 @@
+//! Whether this host can lend, and what exactly is missing.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+
+use super::{
+    CliError,
+    context::Context,
+    report::{Report, size},
+};
+
+/// Least memory a host needs, in MiB: the reserve's 512 and one small partition.
+const MEMORY_MIN_MIB: u64 = 1024;
+
+pub(super) fn doctor(context: &Context) -> Result<ExitCode, CliError> {
+    let diagnosis = Diagnosis::of(Path::new("/"));
+    context.print(&diagnosis)?;
+    Ok(if diagnosis.can_lend { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Debug, Serialize)]
+struct Diagnosis {
+    can_lend: bool,
+    checks: Vec<Check>,
+}
+
+/// One thing a lender host needs.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    /// What was found.
+    found: String,
+    /// What to do about it, where something is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, ok: true, found: found.into(), remedy: None }
+    }
+
+    fn missing(name: &'static str, found: impl Into<String>, remedy: &'static str) -> Self {
+        Self { name, ok: false, found: found.into(), remedy: Some(remedy) }
+    }
+}
+
+impl Diagnosis {
+    /// Looks at the host whose root directory is `root`.
+    fn of(root: &Path) -> Self {
+        let host = Host { root: root.to_owned() };
+        let checks = vec![
+            host.virtualization(),
+            host.device(
+                "KVM",
+                "dev/kvm",
+                "load the module kvm_amd or kvm_intel, and run as root or in group kvm",
+            ),
+            host.device("vsock", "dev/vhost-vsock", "load the module vhost_vsock, and run as root"),
+            host.cgroups(),
+            host.cpus(),
+            host.memory(),
+        ];
+        Self { can_lend: checks.iter().all(|check| check.ok), checks }
+    }
+}
+
+struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path)).unwrap_or_default()
+    }
+
+    /// A `/dev/kvm` on a CPU without SVM or VMX is a software KVM for paravirtual kernels: it opens, and
+    /// cannot run a stock guest.
+    fn virtualization(&self) -> Check {
+        const NAME: &str = "CPU virtualization";
+        let cpuinfo = self.read("proc/cpuinfo");
+        let flags = field(&cpuinfo, "flags").unwrap_or_default();
+        match flags.split_whitespace().find(|flag| ["svm", "vmx"].contains(flag)) {
+            Some(flag) => Check::ok(NAME, format!("{flag} in /proc/cpuinfo")),
+            None => Check::missing(
+                NAME,
+                "neither svm nor vmx in /proc/cpuinfo: a /dev/kvm here cannot run a stock kernel",
+                "turn on SVM or VT-x in the firmware setup; in a virtual machine, turn on nested virtualization",
+            ),
+        }
+    }
+
+    fn device(&self, name: &'static str, path: &str, remedy: &'static str) -> Check {
+        match fs::File::options().read(true).write(true).open(self.root.join(path)) {
+            Ok(_) => Check::ok(name, format!("/{path} opens")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Check::missing(name, format!("there is no /{path}"), remedy)
+            }
+            Err(error) => Check::missing(name, format!("/{path} does not open: {error}"), remedy),
+        }
+    }
+
+    fn cgroups(&self) -> Check {
+        const NAME: &str = "cgroup v2";
+        let controllers = self.read("sys/fs/cgroup/cgroup.controllers");
+        let has_cpuset = controllers.split_whitespace().any(|controller| controller == "cpuset");
+        if has_cpuset {
+            return Check::ok(NAME, "cpuset controller at /sys/fs/cgroup");
+        }
+        let found = if controllers.is_empty() {
+            "no cgroup v2 hierarchy at /sys/fs/cgroup"
+        } else {
+            "no cpuset controller in the cgroup v2 hierarchy"
+        };
+        Check::missing(
+            NAME,
+            found,
+            "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 at /sys/fs/cgroup",
+        )
+    }
+
+    fn cpus(&self) -> Check {
+        const NAME: &str = "CPUs";
+        let online = cpu_list(&self.read("sys/devices/system/cpu/online"));
+        match online {
+            0 | 1 => Check::missing(
+                NAME,
+                format!("{online} online"),
+                "a host needs one CPU for its owner and one to lend",
+            ),
+            _ => Check::ok(NAME, format!("{online} online")),
+        }
+    }
+
+    fn memory(&self) -> Check {
+        const NAME: &str = "memory";
+        let meminfo = self.read("proc/meminfo");
+        let kib: u64 = field(&meminfo, "MemTotal")
+            .and_then(|value| value.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0);
+        let found = size(kib / 1024);
+        match kib / 1024 {
+            mib if mib >= MEMORY_MIN_MIB => Check::ok(NAME, found),
+            _ => Check::missing(NAME, found, "a host needs 512 MiB for its owner and as much to lend"),
+        }
+    }
+}
+
+/// The value of the first line `name : value`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim())
+}
+
+/// How many CPUs a kernel list such as `0-3,8` names.
+fn cpu_list(text: &str) -> usize {
+    let range = |part: &str| -> Option<usize> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        Some(last.checked_sub(first)? + 1)
+    };
+    text.trim().split(',').filter_map(range).sum()
+}
+
+impl Report for Diagnosis {
+    fn text(&self) -> String {
+        let lines = self.checks.iter().map(|check| {
+            let mark = if check.ok { "ok     " } else { "missing" };
+            let remedy = check.remedy.map(|remedy| format!("\n{:29}→ {remedy}", "")).unwrap_or_default();
+            format!("{mark}  {:18}  {}{remedy}", check.name, check.found)
+        });
+        let verdict = if self.can_lend { "This host can lend." } else { "This host cannot lend." };
+        lines.chain([verdict.to_owned()]).collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that can lend, as far as files tell.
+    fn able_host() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let files = [
+            ("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu svm sse2\n"),
+            ("proc/meminfo", "MemTotal:        4194304 kB\n"),
+            ("dev/kvm", ""),
+            ("dev/vhost-vsock", ""),
+            ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory\n"),
+            ("sys/devices/system/cpu/online", "0-3\n"),
+        ];
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    fn missing(root: &tempfile::TempDir) -> Vec<&'static str> {
+        let checks = Diagnosis::of(root.path()).checks;
+        checks.into_iter().filter(|check| !check.ok).map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn a_host_that_has_everything_can_lend() {
+        let host = able_host();
+        assert_eq!(missing(&host), [""; 0]);
+        assert!(Diagnosis::of(host.path()).can_lend);
+    }
+
+    #[test]
+    fn a_kvm_device_on_a_cpu_without_svm_or_vmx_is_not_fine() {
+        let host = able_host();
+        fs::write(host.path().join("proc/cpuinfo"), "flags : fpu sse2 svm_lock\n").unwrap();
+        assert_eq!(missing(&host), ["CPU virtualization"]);
+        assert!(!Diagnosis::of(host.path()).can_lend);
+    }
+
+    #[test]
+    fn each_missing_thing_is_named_with_a_remedy() {
+        let empty = tempfile::tempdir().unwrap();
+        let diagnosis = Diagnosis::of(empty.path());
+        assert!(diagnosis.checks.iter().all(|check| !check.ok && check.remedy.is_some()), "{diagnosis:?}");
+    }
+
+    #[test]
+    fn cpu_lists_are_counted() {
+        assert_eq!([cpu_list("0"), cpu_list("0-3,8"), cpu_list(""), cpu_list("3-1")], [1, 5, 0, 0]);
+    }
+}

@@ -1,0 +1,45 @@
+//! What can go wrong with a command, as a person reads it.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use crate::{client::ClientError, domain::id::LeaseId};
+
+#[derive(Debug, Error)]
+pub enum CliError {
+    #[error("{what} is not known; give it with {option} or in {variable}")]
+    Missing { what: &'static str, option: &'static str, variable: &'static str },
+    #[error("cannot use {path:?}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{path:?} does not hold a lease; move it away")]
+    BrokenLease { path: PathBuf, source: serde_json::Error },
+    #[error("there is no folder for leases: set HOME, or give one with --state-dir")]
+    NoStateDirectory,
+    #[error("no lease is kept here; borrow first")]
+    NoLease,
+    #[error("lease {0} is not kept here; `sublet leases` lists those that are")]
+    UnknownLease(LeaseId),
+    #[error("{0} leases are kept here; name one with --lease (`sublet leases` lists them)")]
+    SeveralLeases(usize),
+    #[error("no offer meets the conditions: {0}")]
+    NoOffer(String),
+    #[error("partition {0} is not on offer")]
+    NotOnOffer(crate::domain::id::PartitionId),
+    #[error("the host is not able to lend; see what is missing above")]
+    CannotLend,
+    #[error("the host has been out of reach for {0} seconds; the job goes on there, `sublet logs` shows it")]
+    LostTouch(u64, #[source] ClientError),
+    #[error("cannot read standard input")]
+    Stdin(#[source] io::Error),
+    #[error("cannot wait for an interrupt")]
+    Signal(#[source] io::Error),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    #[error("cannot print as JSON")]
+    Json(#[source] serde_json::Error),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}

@@ -1,0 +1,208 @@
+//! A lender's own host and its partition table.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{
+    CliError,
+    args::{CarveArguments, HourPrice, PartitionCommand, Size},
+    context::Context,
+    report::{Report, allocation, line, price, size, table},
+};
+use crate::{
+    api::agent::{
+        Capacity, CarvePartition, ChangePartition, GuestState, HostView, IssueKey, KeyIssued, PartitionState,
+        PartitionView, Partitions,
+    },
+    client::AgentClient,
+    domain::{id::PartitionId, money::Price, resources::Allocation},
+};
+
+pub(super) async fn host(context: &Context) -> Result<ExitCode, CliError> {
+    context.print(&context.owned_host()?.host().await?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn partition(context: &Context, command: PartitionCommand) -> Result<ExitCode, CliError> {
+    let host = context.owned_host()?;
+    match command {
+        PartitionCommand::Carve(arguments) => context.print(&host.carve(&carving(&arguments)).await?)?,
+        PartitionCommand::List => context.print(&host.partitions().await?)?,
+        PartitionCommand::Show { partition } => context.print(&host.partition(partition).await?)?,
+        PartitionCommand::Change { partition, cpus, memory, disk, price } => {
+            let change =
+                changed(&host, partition, [cpus.map(u64::from), mib(memory), mib(disk)], price).await?;
+            context.print(&host.change(partition, &change).await?)?;
+        }
+        PartitionCommand::Offer { partition } => context.print(&host.offer(partition).await?)?,
+        PartitionCommand::Withdraw { partition } => context.print(&host.withdraw(partition).await?)?,
+        PartitionCommand::Release { partition } => release(context, &host, partition).await?,
+        PartitionCommand::Key { partition, duration } => {
+            let wish = IssueKey { duration_seconds: duration.seconds };
+            context.print(&host.issue_key(partition, &wish).await?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn carving(arguments: &CarveArguments) -> CarvePartition {
+    let allocation =
+        Allocation { cpus: arguments.cpus, memory_mib: arguments.memory.mib, disk_mib: arguments.disk.mib };
+    CarvePartition { allocation, price: arguments.price.map(Price::from) }
+}
+
+fn mib(size: Option<Size>) -> Option<u64> {
+    size.map(|size| size.mib)
+}
+
+/// What was stated of `[cpus, memory, disk]` over what the partition has now.
+async fn changed(
+    host: &AgentClient,
+    partition: PartitionId,
+    stated: [Option<u64>; 3],
+    price: Option<HourPrice>,
+) -> Result<ChangePartition, CliError> {
+    let [cpus, memory_mib, disk_mib] = stated;
+    let allocation = if stated.iter().any(Option::is_some) {
+        let now = host.partition(partition).await?.terms.allocation;
+        Some(Allocation {
+            cpus: cpus.map_or(now.cpus, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX)),
+            memory_mib: memory_mib.unwrap_or(now.memory_mib),
+            disk_mib: disk_mib.unwrap_or(now.disk_mib),
+        })
+    } else {
+        None
+    };
+    Ok(ChangePartition { allocation, price: price.map(Price::from) })
+}
+
+impl From<HourPrice> for Price {
+    fn from(price: HourPrice) -> Self {
+        Self { per_hour_micros: price.micros, currency: price.currency }
+    }
+}
+
+async fn release(context: &Context, host: &AgentClient, partition: PartitionId) -> Result<(), CliError> {
+    host.release(partition).await?;
+    if context.json() {
+        line(&serde_json::json!({ "released": partition }).to_string())
+    } else {
+        line(&format!("partition  {partition} is released; its resources are the host's again"))
+    }
+}
+
+impl Report for HostView {
+    fn text(&self) -> String {
+        let images: Vec<String> =
+            self.os_images.iter().map(|image| format!("{} ({})", image.name, image.os)).collect();
+        format!(
+            "host       {}\nCPU        {}\nhas        {}\nkeeps      {}\nfree       {}\nOS images  {}\nregistry   {}",
+            self.host,
+            self.cpu_model,
+            capacity(&self.total),
+            capacity(&self.reserve),
+            capacity(&self.free),
+            images.join(", "),
+            self.registry.as_deref().unwrap_or("none: lends directly only"),
+        )
+    }
+}
+
+fn capacity(capacity: &Capacity) -> String {
+    format!(
+        "{} CPUs, {} of memory, {} of disk",
+        capacity.cpus,
+        size(capacity.memory_mib),
+        size(capacity.disk_mib)
+    )
+}
+
+impl Report for PartitionView {
+    fn text(&self) -> String {
+        let cpus: Vec<String> = self.host_cpus.iter().map(u32::to_string).collect();
+        let lease = match &self.lease {
+            Some(lease) => format!("{} until {}", lease.lease, lease.expires_at),
+            None => "none".to_owned(),
+        };
+        format!(
+            "partition  {}\nstate      {}\nhas        {}\nCPUs       {}\nprice      {}\nguest      {}\nlease      {lease}",
+            self.id,
+            state(self.state),
+            allocation(&self.terms.allocation),
+            cpus.join(", "),
+            price(&self.terms.price),
+            guest(&self.guest),
+        )
+    }
+}
+
+impl Report for Partitions {
+    fn text(&self) -> String {
+        let rows = self.partitions.iter().map(|partition| {
+            let terms = &partition.terms;
+            [
+                partition.id.to_string(),
+                state(partition.state).to_owned(),
+                terms.allocation.cpus.to_string(),
+                size(terms.allocation.memory_mib),
+                size(terms.allocation.disk_mib),
+                price(&terms.price),
+                guest(&partition.guest),
+            ]
+        });
+        table(["PARTITION", "STATE", "CPUS", "MEMORY", "DISK", "PRICE", "GUEST"], rows)
+    }
+}
+
+impl Report for KeyIssued {
+    fn text(&self) -> String {
+        format!(
+            "lease      {}\nhost       {}\npartition  {}\nallocation {}\nuntil      {}\nkey        {}",
+            self.lease,
+            self.host,
+            self.partition,
+            self.allocation_digest,
+            self.expires_at,
+            self.key.reveal(),
+        )
+    }
+}
+
+fn state(state: PartitionState) -> &'static str {
+    match state {
+        PartitionState::Carved => "carved",
+        PartitionState::Offered => "offered",
+        PartitionState::Lent => "lent",
+        PartitionState::Scrubbing => "scrubbing",
+        PartitionState::Withdrawn => "withdrawn",
+    }
+}
+
+fn guest(guest: &GuestState) -> String {
+    match guest {
+        GuestState::Absent => "absent".to_owned(),
+        GuestState::Prepared => "prepared".to_owned(),
+        GuestState::Booting { image } => format!("booting {image}"),
+        GuestState::Running { image } => format!("running {image}"),
+        GuestState::Off { how } => format!("off: {}", tag(how, "how")),
+    }
+}
+
+/// The wire's own word for a state, for people too.
+fn tag(value: &impl Serialize, field: &str) -> String {
+    let text =
+        serde_json::to_value(value).ok().and_then(|value| Some(value.get(field)?.as_str()?.to_owned()));
+    text.unwrap_or_default().replace('_', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::agent::GuestEnd;
+
+    #[test]
+    fn a_guest_that_ended_says_how() {
+        assert_eq!(guest(&GuestState::Off { how: GuestEnd::TripleFault }), "off: triple fault");
+    }
+}

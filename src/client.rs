@@ -1,0 +1,11 @@
+//! Typed HTTP client of both servers; the CLI, the agent and the tests use it.
+
+mod agent;
+mod events;
+mod http;
+mod registry;
+
+pub use agent::AgentClient;
+pub use events::{LogEvent, LogEvents};
+pub use http::ClientError;
+pub use registry::{LeaseRequestId, RegistryClient};

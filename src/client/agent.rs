@@ -1,0 +1,132 @@
+//! The agent's endpoints.
+
+use reqwest::Method;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    events::LogEvents,
+    http::{ClientError, Connection},
+};
+use crate::{
+    api::{
+        agent::{
+            BorrowPartition, CarvePartition, ChangePartition, HostView, IssueKey, JobView, Jobs, KeyIssued,
+            PartitionView, Partitions, RunJob,
+        },
+        secret::Secret,
+    },
+    domain::id::{JobId, PartitionId},
+};
+
+/// A lender host's agent, as its owner or a borrower sees it: by its bearer.
+#[derive(Debug, Clone)]
+pub struct AgentClient {
+    connection: Connection,
+}
+
+impl AgentClient {
+    /// `base` is like `http://host:7180`; `bearer` is the owner's token or a lending key.
+    pub fn new(base: &str, bearer: Option<Secret>) -> Result<Self, ClientError> {
+        Ok(Self { connection: Connection::new(base, bearer)? })
+    }
+
+    pub async fn host(&self) -> Result<HostView, ClientError> {
+        self.connection.get("/v1/host").await
+    }
+
+    pub async fn partitions(&self) -> Result<Partitions, ClientError> {
+        self.connection.get("/v1/partitions").await
+    }
+
+    pub async fn carve(&self, partition: &CarvePartition) -> Result<PartitionView, ClientError> {
+        self.connection.post("/v1/partitions", partition).await
+    }
+
+    pub async fn partition(&self, id: PartitionId) -> Result<PartitionView, ClientError> {
+        self.connection.get(&path(id, "")).await
+    }
+
+    pub async fn change(
+        &self,
+        id: PartitionId,
+        change: &ChangePartition,
+    ) -> Result<PartitionView, ClientError> {
+        self.connection.call(self.connection.request(Method::PATCH, &path(id, "")).json(change)).await
+    }
+
+    pub async fn release(&self, id: PartitionId) -> Result<(), ClientError> {
+        self.connection.call_for_nothing(self.connection.request(Method::DELETE, &path(id, ""))).await
+    }
+
+    pub async fn offer(&self, id: PartitionId) -> Result<PartitionView, ClientError> {
+        self.connection.post(&path(id, "/offer"), &json!({})).await
+    }
+
+    pub async fn withdraw(&self, id: PartitionId) -> Result<PartitionView, ClientError> {
+        self.connection.post(&path(id, "/withdraw"), &json!({})).await
+    }
+
+    pub async fn issue_key(&self, id: PartitionId, key: &IssueKey) -> Result<KeyIssued, ClientError> {
+        self.connection.post(&path(id, "/keys"), key).await
+    }
+
+    pub async fn borrow(
+        &self,
+        id: PartitionId,
+        borrow: &BorrowPartition,
+    ) -> Result<PartitionView, ClientError> {
+        self.connection.post(&path(id, "/borrow"), borrow).await
+    }
+
+    /// Ends the lease at the host: the guest is stopped, the partition cleaned.
+    pub async fn give_back(&self, id: PartitionId) -> Result<PartitionView, ClientError> {
+        self.connection.post(&path(id, "/return"), &json!({})).await
+    }
+
+    /// Stops the guest; the lease goes on.
+    pub async fn stop(&self, id: PartitionId) -> Result<PartitionView, ClientError> {
+        self.connection.post(&path(id, "/stop"), &json!({})).await
+    }
+
+    /// Runs a job; asked again with the same `request` it answers with the same job.
+    pub async fn run(&self, id: PartitionId, request: Uuid, job: &RunJob) -> Result<JobView, ClientError> {
+        let call = self
+            .connection
+            .request(Method::POST, &path(id, "/jobs"))
+            .header("Idempotency-Key", request.to_string())
+            .json(job);
+        self.connection.call(call).await
+    }
+
+    pub async fn jobs(&self, id: PartitionId) -> Result<Jobs, ClientError> {
+        self.connection.get(&path(id, "/jobs")).await
+    }
+
+    pub async fn job(&self, id: PartitionId, job: JobId) -> Result<JobView, ClientError> {
+        self.connection.get(&path(id, &format!("/jobs/{job}"))).await
+    }
+
+    pub async fn cancel(&self, id: PartitionId, job: JobId) -> Result<JobView, ClientError> {
+        self.connection.post(&path(id, &format!("/jobs/{job}/cancel")), &json!({})).await
+    }
+
+    /// A job's output from its start (or from after the event `last`), and then its end.
+    pub async fn logs(
+        &self,
+        id: PartitionId,
+        job: JobId,
+        last: Option<&str>,
+    ) -> Result<LogEvents, ClientError> {
+        LogEvents::open(&self.connection, &path(id, &format!("/jobs/{job}/logs")), last).await
+    }
+
+    /// The console's output, for as long as the partition has one.
+    pub async fn console(&self, id: PartitionId, last: Option<&str>) -> Result<LogEvents, ClientError> {
+        LogEvents::open(&self.connection, &path(id, "/console"), last).await
+    }
+}
+
+fn path(id: PartitionId, rest: &str) -> String {
+    format!("/v1/partitions/{id}{rest}")
+}

@@ -1,0 +1,137 @@
+//! What every call has in common: the base address, the bearer, and errors.
+
+use std::time::Duration;
+
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, InvalidHeaderValue},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::api::{
+    problem::{Code, PROBLEM_MEDIA_TYPE, Problem},
+    secret::Secret,
+};
+
+/// How long a call may take, beyond what it asks the server to wait.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Error)]
+pub enum ClientError {
+    #[error("{0:?} is not the address of a server; it looks like http://host:port")]
+    Address(String),
+    #[error("cannot make an HTTP client")]
+    Setup(#[source] reqwest::Error),
+    #[error("the token or key holds characters that cannot be sent")]
+    Bearer(#[source] InvalidHeaderValue),
+    #[error("{server} cannot be reached")]
+    Unreachable { server: String, source: reqwest::Error },
+    #[error("{} ({})", .0.detail, .0.title)]
+    Refused(Box<Problem>),
+    #[error("{server} answered with status {status} and no explanation")]
+    Unexplained { server: String, status: StatusCode },
+    #[error("{server} answered with something else than was asked for")]
+    Answer { server: String, source: reqwest::Error },
+    #[error("{server} sent an event that cannot be read")]
+    Event { server: String, source: serde_json::Error },
+    #[error("{server} broke the stream of events")]
+    Stream { server: String, source: eventsource_stream::EventStreamError<reqwest::Error> },
+}
+
+impl ClientError {
+    /// The stable code, where the server refused with one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(problem) => Some(problem.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed later: the server did not answer at all.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// One server and who we are to it.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    client: reqwest::Client,
+    base: String,
+    bearer: Option<Secret>,
+}
+
+impl Connection {
+    pub(super) fn new(base: &str, bearer: Option<Secret>) -> Result<Self, ClientError> {
+        let is_address = reqwest::Url::parse(base).is_ok_and(|url| url.has_host());
+        if !is_address {
+            return Err(ClientError::Address(base.to_owned()));
+        }
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(ClientError::Setup)?;
+        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), bearer })
+    }
+
+    pub(super) fn server(&self) -> String {
+        self.base.clone()
+    }
+
+    /// A request to `path`, with the bearer.
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.bearer {
+            Some(secret) => request.bearer_auth(secret.reveal()),
+            None => request,
+        }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(self.request(Method::GET, path)).await
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.call(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Sends, and reads the answer as `T`.
+    pub(super) async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let response = self.send(request.timeout(CALL_TIMEOUT)).await?;
+        response.json().await.map_err(|source| ClientError::Answer { server: self.server(), source })
+    }
+
+    /// Sends, and wants nothing but success.
+    pub(super) async fn call_for_nothing(&self, request: RequestBuilder) -> Result<(), ClientError> {
+        self.send(request.timeout(CALL_TIMEOUT)).await.map(drop)
+    }
+
+    /// Sends, and turns every refusal into an error.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request
+            .header(ACCEPT, "application/json, text/event-stream, application/problem+json")
+            .send()
+            .await
+            .map_err(|source| ClientError::Unreachable { server: self.server(), source })?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    async fn refusal(&self, response: Response) -> ClientError {
+        let status = response.status();
+        let is_problem = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(PROBLEM_MEDIA_TYPE.as_bytes()));
+        match response.json::<Problem>().await {
+            Ok(problem) if is_problem => ClientError::Refused(Box::new(problem)),
+            _ => ClientError::Unexplained { server: self.server(), status },
+        }
+    }
+}

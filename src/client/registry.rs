@@ -1,0 +1,118 @@
+//! The registry's endpoints.
+
+use reqwest::{Method, header::IF_MATCH};
+use uuid::Uuid;
+
+use super::http::{ClientError, Connection};
+use crate::{
+    api::{
+        registry::{
+            EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostEnrolled, Lease, LeaseGranted, Leases,
+            Ledger, MakeLease, OfferPartition, RegisteredPartition, Search, SearchReply,
+        },
+        secret::Secret,
+    },
+    domain::{
+        id::{HostId, LeaseId, PartitionId},
+        terms::TermsVersion,
+    },
+};
+
+/// Names one wish for a lease, so that asking again after a broken connection makes no second lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseRequestId(pub Uuid);
+
+/// A registry, as a borrower, a lender or a host sees it: by its bearer.
+#[derive(Debug, Clone)]
+pub struct RegistryClient {
+    connection: Connection,
+}
+
+impl RegistryClient {
+    /// `base` is like `http://registry:7070`; `bearer` is a borrower's, a lender's or a host's token.
+    pub fn new(base: &str, bearer: Option<Secret>) -> Result<Self, ClientError> {
+        Ok(Self { connection: Connection::new(base, bearer)? })
+    }
+
+    pub async fn enrol_host(&self, host: &EnrolHost) -> Result<HostEnrolled, ClientError> {
+        self.connection.post("/v1/hosts", host).await
+    }
+
+    /// The registry may hold the answer for `heartbeat.wait_ms`.
+    pub async fn heartbeat(
+        &self,
+        host: HostId,
+        heartbeat: &Heartbeat,
+    ) -> Result<HeartbeatReply, ClientError> {
+        self.connection.post(&format!("/v1/hosts/{host}/heartbeat"), heartbeat).await
+    }
+
+    pub async fn offer_partition(
+        &self,
+        host: HostId,
+        partition: PartitionId,
+        offer: &OfferPartition,
+    ) -> Result<RegisteredPartition, ClientError> {
+        let request = self.connection.request(Method::PUT, &partition_path(host, partition)).json(offer);
+        self.connection.call(request).await
+    }
+
+    /// Changes a free partition whose terms are still of `version`.
+    pub async fn change_partition(
+        &self,
+        host: HostId,
+        partition: PartitionId,
+        version: TermsVersion,
+        offer: &OfferPartition,
+    ) -> Result<RegisteredPartition, ClientError> {
+        let request = self
+            .connection
+            .request(Method::PATCH, &partition_path(host, partition))
+            .header(IF_MATCH, format!("\"{}\"", version.0))
+            .json(offer);
+        self.connection.call(request).await
+    }
+
+    pub async fn withdraw_partition(&self, host: HostId, partition: PartitionId) -> Result<(), ClientError> {
+        let request = self.connection.request(Method::DELETE, &partition_path(host, partition));
+        self.connection.call_for_nothing(request).await
+    }
+
+    pub async fn search(&self, search: &Search) -> Result<SearchReply, ClientError> {
+        self.connection.post("/v1/search", search).await
+    }
+
+    /// Borrows; asked again with the same `id` it answers with the same lease.
+    pub async fn make_lease(
+        &self,
+        id: LeaseRequestId,
+        lease: &MakeLease,
+    ) -> Result<LeaseGranted, ClientError> {
+        let request = self
+            .connection
+            .request(Method::POST, "/v1/leases")
+            .header("Idempotency-Key", id.0.to_string())
+            .json(lease);
+        self.connection.call(request).await
+    }
+
+    pub async fn leases(&self) -> Result<Leases, ClientError> {
+        self.connection.get("/v1/leases").await
+    }
+
+    pub async fn lease(&self, lease: LeaseId) -> Result<Lease, ClientError> {
+        self.connection.get(&format!("/v1/leases/{lease}")).await
+    }
+
+    pub async fn end_lease(&self, lease: LeaseId, end: &EndLease) -> Result<Lease, ClientError> {
+        self.connection.post(&format!("/v1/leases/{lease}/end"), end).await
+    }
+
+    pub async fn ledger(&self) -> Result<Ledger, ClientError> {
+        self.connection.get("/v1/ledger").await
+    }
+}
+
+fn partition_path(host: HostId, partition: PartitionId) -> String {
+    format!("/v1/hosts/{host}/partitions/{partition}")
+}
