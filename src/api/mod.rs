@@ -1,6 +1,8 @@
 //! What goes over the wire, a file a server; errors are RFC 9457 problems with a stable code.
 
 pub mod agent;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod problem;
 pub mod registry;
 
