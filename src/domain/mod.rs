@@ -5,6 +5,7 @@ pub mod id;
 pub mod lending_key;
 pub mod matching;
 pub mod money;
+pub mod partition;
 pub mod resources;
 pub mod secret;
 pub mod terms;

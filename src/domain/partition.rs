@@ -1,0 +1,440 @@
+//! A partition's life at its host (patent fig. 5–7, the lending flag (43)).
+//!
+//! ```text
+//!           offer                registered              open               end, lease over
+//! Carved ──────────▶ Offering ──────────────▶ Offered ──────────▶ Lent ─────────────────────▶ Scrubbing
+//!   ▲  ▲                │                      ▲  ▲ │                                          │ wiped
+//!   │  └ not registered ┘          still       │  │ │ withdraw                                 ▼
+//!   │ offer                        registered  │  │ │               ready              Scrubbing (clean)
+//!   │                                          │  └─┼────────────────────────────────────────┘ │
+//! Withdrawn ◀────── unregistered ───── Withdrawing ◀┘◀─────────────── withdraw ─────────────────┘
+//! ```
+//!
+//! `Carved` and `Withdrawn` partitions change freely and can be released; one on offer changes through its
+//! registry; one that is lent does not change (law 3). What an event asks the host to do is named by
+//! [`Effect`]s, in order; whoever owns the machine stores state and effects together and then performs them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    id::{BorrowerId, LeaseId},
+    terms::{Epoch, Terms, TermsVersion},
+};
+
+/// One partition as its host keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    pub state: State,
+    pub terms: Terms,
+    /// Host CPUs set aside, ascending.
+    pub host_cpus: Vec<u32>,
+    /// Version of the terms at the registry.
+    pub version: Option<TermsVersion>,
+    /// The first epoch whose key can still open the partition (law 4). Only grows.
+    pub least_epoch: Epoch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// Set aside; never offered.
+    Carved,
+    /// The registry was asked to register it, and has not confirmed; `again`: it was withdrawn before.
+    Offering {
+        again: bool,
+    },
+    /// Registered and locked. `change`: the registry was asked for it, and has not answered.
+    Offered {
+        change: Option<Change>,
+    },
+    /// Opened by a borrower with its key.
+    Lent {
+        lease: OpenLease,
+    },
+    /// The lease has ended. `clean`: nothing of it is left, the next machine is being prepared.
+    Scrubbing {
+        lease: LeaseId,
+        clean: bool,
+    },
+    /// The registry was asked to forget it, and has not confirmed.
+    Withdrawing,
+    Withdrawn,
+    /// Given back to the owner: the row is to be deleted.
+    Released,
+}
+
+/// A lease that a borrower has opened at this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenLease {
+    pub lease: LeaseId,
+    pub borrower: BorrowerId,
+    pub epoch: Epoch,
+    /// The first moment that is no longer the borrower's.
+    pub expires_at: Timestamp,
+}
+
+/// New terms, and the host CPUs they would take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub terms: Terms,
+    pub host_cpus: Vec<u32>,
+}
+
+/// Why the host ends a lease by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostEnd {
+    /// The borrower gave it back at the host.
+    Returned,
+    /// Its time is up.
+    Expired,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The owner wants it offered.
+    Offer,
+    /// The registry has confirmed the offer; without a registry the host itself does.
+    Registered(Option<TermsVersion>),
+    /// It could not be offered, and the registry does not have it.
+    NotRegistered,
+    /// The owner wants other terms.
+    Change(Change),
+    ChangeTaken(Option<TermsVersion>),
+    ChangeRefused,
+    /// The owner wants it back from the registry.
+    Withdraw,
+    Unregistered,
+    /// The registry does not forget it, for it has lent it.
+    StillRegistered,
+    /// The host issued a key of this epoch; keys issued before and not used yet are void.
+    KeyIssued(Epoch),
+    /// A borrower came with a key that was found good (F5).
+    Open(OpenLease),
+    End(HostEnd),
+    /// The registry says that the lease of this epoch, and with it every earlier one, is over; `lease` still
+    /// waits for the host's word that the partition is clean.
+    LeaseOver {
+        lease: Option<LeaseId>,
+        epoch: Epoch,
+    },
+    /// Nothing of the lease that ended is left.
+    Wiped,
+    /// The machine for the next lease is prepared.
+    Ready,
+    /// The owner takes its resources back.
+    Release,
+}
+
+/// What the host has to do. Each can be done again when it is not known whether it was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "effect", rename_all = "snake_case")]
+pub enum Effect {
+    /// Start a VMM, with the memory built and locked.
+    PrepareMachine,
+    /// Have the VMM end the guest at the lease's end, whoever else is alive then (law 5).
+    GuardEnd,
+    /// End the guest and its VMM, and wait until their memory is free.
+    DiscardMachine,
+    /// Jobs that have not ended end with their lease.
+    EndJobs,
+    /// Erase the disk, the console, the jobs and their output (law 8).
+    Wipe,
+    /// Make the disk as large as the allocation says, in full.
+    ShapeDisk,
+    /// Ask the registry to register the offer (F6).
+    Register,
+    /// Ask the registry to change the offer (F7).
+    AskChange,
+    /// Ask the registry to forget the offer.
+    Unregister,
+    /// Tell the registry that a lease ended here.
+    ReportEnded { lease: LeaseId, how: HostEnd },
+    /// Tell the registry that the partition is clean after a lease.
+    ReportCleaned { lease: LeaseId },
+    /// Delete everything of the partition.
+    Remove,
+}
+
+/// A partition after an event, and what there is to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    pub partition: Partition,
+    pub effects: Vec<Effect>,
+}
+
+/// Why an event is refused; nothing has changed.
+#[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
+pub enum NotAllowed {
+    #[error("the partition is on offer: withdraw it first")]
+    Frozen,
+    #[error("the partition is not on offer")]
+    NotOffered,
+    #[error("the partition is on offer already")]
+    AlreadyOffered,
+    #[error("the partition is lent, until its lease ends")]
+    Lent,
+    #[error("the partition is being prepared or cleaned: try again in a moment")]
+    NotReady,
+    #[error("the lending key belongs to an earlier lease of this partition")]
+    EpochPassed,
+    #[error("no lease is open at this partition")]
+    NotLent,
+    #[error("that is not expected now")]
+    Unexpected,
+}
+
+impl Partition {
+    pub fn carved(terms: Terms, host_cpus: Vec<u32>) -> Self {
+        Self { state: State::Carved, terms, host_cpus, version: None, least_epoch: Epoch(1) }
+    }
+
+    /// The lease that is open now.
+    pub fn lease(&self) -> Option<&OpenLease> {
+        match &self.state {
+            State::Lent { lease } => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// Epoch of the latest lease that was opened or is known to be over; 0: none.
+    pub fn epoch(&self) -> Epoch {
+        self.lease().map_or(Epoch(self.least_epoch.0.saturating_sub(1)), |lease| lease.epoch)
+    }
+
+    /// Host CPUs that nobody else may be given: those in use, and those a change would take.
+    pub fn held_cpus(&self) -> impl Iterator<Item = u32> {
+        let wanted = match &self.state {
+            State::Offered { change: Some(change) } => change.host_cpus.as_slice(),
+            _ => &[],
+        };
+        self.host_cpus.iter().chain(wanted).copied()
+    }
+
+    /// The state after `event`, and what is to be done; or why the event is refused.
+    pub fn apply(self, event: Event) -> Result<Transition, NotAllowed> {
+        match event {
+            Event::Offer => self.offer(),
+            Event::Registered(version) => self.registered(version),
+            Event::NotRegistered => self.not_registered(),
+            Event::Change(change) => self.change(change),
+            Event::ChangeTaken(version) => self.change_taken(version),
+            Event::ChangeRefused => self.change_refused(),
+            Event::Withdraw => self.withdraw(),
+            Event::Unregistered => self.unregistered(),
+            Event::StillRegistered => self.still_registered(),
+            Event::KeyIssued(epoch) => self.key_issued(epoch),
+            Event::Open(lease) => self.open(lease),
+            Event::End(how) => self.end(how),
+            Event::LeaseOver { lease, epoch } => Ok(self.lease_over(lease, epoch)),
+            Event::Wiped => self.wiped(),
+            Event::Ready => self.ready(),
+            Event::Release => self.release(),
+        }
+    }
+
+    fn offer(self) -> Result<Transition, NotAllowed> {
+        let again = match self.state {
+            State::Carved => false,
+            State::Withdrawn => true,
+            State::Offered { .. } => return Err(NotAllowed::AlreadyOffered),
+            _ => return Err(self.busy()),
+        };
+        Ok(self.to(State::Offering { again }, [Effect::PrepareMachine, Effect::Register]))
+    }
+
+    fn registered(mut self, version: Option<TermsVersion>) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Offering { .. } | State::Offered { change: None } => {
+                self.version = version;
+                Ok(self.to(State::Offered { change: None }, []))
+            }
+            _ => Err(NotAllowed::Unexpected),
+        }
+    }
+
+    fn not_registered(self) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Offering { again: true } => Ok(self.to(State::Withdrawn, [Effect::DiscardMachine])),
+            State::Offering { again: false } => Ok(self.to(State::Carved, [Effect::DiscardMachine])),
+            _ => Err(NotAllowed::Unexpected),
+        }
+    }
+
+    fn change(mut self, change: Change) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Carved | State::Withdrawn => {
+                self.terms = change.terms;
+                self.host_cpus = change.host_cpus;
+                Ok(self.stays([Effect::ShapeDisk]))
+            }
+            State::Offered { change: None } => {
+                Ok(self.to(State::Offered { change: Some(change) }, [Effect::AskChange]))
+            }
+            _ => Err(self.busy()),
+        }
+    }
+
+    fn change_taken(mut self, version: Option<TermsVersion>) -> Result<Transition, NotAllowed> {
+        let State::Offered { change: Some(change) } = self.state else { return Err(NotAllowed::Unexpected) };
+        let rebuilt = change.host_cpus != self.host_cpus || change.terms.allocation != self.terms.allocation;
+        self.state = State::Offered { change: None };
+        self.terms = change.terms;
+        self.host_cpus = change.host_cpus;
+        self.version = version;
+        let rebuild = [Effect::DiscardMachine, Effect::ShapeDisk, Effect::PrepareMachine];
+        Ok(self.stays(rebuild.into_iter().filter(|_| rebuilt)))
+    }
+
+    fn change_refused(self) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Offered { change: Some(_) } => Ok(self.to(State::Offered { change: None }, [])),
+            _ => Err(NotAllowed::Unexpected),
+        }
+    }
+
+    fn withdraw(self) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Offering { .. }
+            | State::Offered { change: None }
+            | State::Scrubbing { clean: true, .. }
+            | State::Withdrawing => {}
+            State::Carved | State::Withdrawn => return Err(NotAllowed::NotOffered),
+            _ => return Err(self.busy()),
+        }
+        let cleaned = match self.state {
+            State::Scrubbing { lease, .. } => Some(Effect::ReportCleaned { lease }),
+            _ => None,
+        };
+        Ok(self.to(State::Withdrawing, cleaned.into_iter().chain([Effect::Unregister])))
+    }
+
+    fn unregistered(mut self) -> Result<Transition, NotAllowed> {
+        if self.state != State::Withdrawing {
+            return Err(NotAllowed::Unexpected);
+        }
+        self.version = None;
+        Ok(self.to(State::Withdrawn, [Effect::DiscardMachine]))
+    }
+
+    fn still_registered(self) -> Result<Transition, NotAllowed> {
+        match self.state {
+            // Its machine may not have been there yet when the withdrawal was asked for.
+            State::Withdrawing => Ok(self.to(State::Offered { change: None }, [Effect::PrepareMachine])),
+            _ => Err(NotAllowed::Unexpected),
+        }
+    }
+
+    fn key_issued(mut self, epoch: Epoch) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Offered { change: None } if epoch >= self.least_epoch => {
+                self.least_epoch = epoch;
+                Ok(self.stays([]))
+            }
+            State::Offered { change: None } => Err(NotAllowed::EpochPassed),
+            _ => Err(self.not_open()),
+        }
+    }
+
+    fn open(mut self, lease: OpenLease) -> Result<Transition, NotAllowed> {
+        match &self.state {
+            State::Lent { lease: open } if open.lease == lease.lease => Ok(self.stays([])),
+            State::Offered { change: None } if lease.epoch < self.least_epoch => Err(NotAllowed::EpochPassed),
+            State::Offered { change: None } => {
+                self.least_epoch = lease.epoch;
+                Ok(self.to(State::Lent { lease }, [Effect::GuardEnd]))
+            }
+            _ => Err(self.not_open()),
+        }
+    }
+
+    fn end(mut self, how: HostEnd) -> Result<Transition, NotAllowed> {
+        let Some(lease) = self.close() else { return Err(NotAllowed::NotLent) };
+        Ok(self.scrub(lease, Some(Effect::ReportEnded { lease, how })))
+    }
+
+    fn lease_over(mut self, lease: Option<LeaseId>, epoch: Epoch) -> Transition {
+        let ours = self.lease().is_some_and(|open| open.epoch <= epoch).then(|| self.close()).flatten();
+        self.least_epoch = self.least_epoch.max(after(epoch));
+        match (ours, &self.state) {
+            (Some(open), _) => self.scrub(open, None),
+            (None, State::Lent { .. } | State::Scrubbing { .. }) => self.stays([]),
+            // Never opened here, or the host's word was lost: there is nothing to clean.
+            _ => self.stays(lease.map(|lease| Effect::ReportCleaned { lease })),
+        }
+    }
+
+    fn wiped(self) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Scrubbing { lease, clean: false } => {
+                Ok(self.to(State::Scrubbing { lease, clean: true }, [Effect::PrepareMachine]))
+            }
+            _ => Err(NotAllowed::Unexpected),
+        }
+    }
+
+    fn ready(self) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Scrubbing { lease, clean: true } => {
+                Ok(self.to(State::Offered { change: None }, [Effect::ReportCleaned { lease }]))
+            }
+            _ => Err(NotAllowed::Unexpected),
+        }
+    }
+
+    fn release(self) -> Result<Transition, NotAllowed> {
+        match self.state {
+            State::Carved | State::Withdrawn => Ok(self.to(State::Released, [Effect::Remove])),
+            _ => Err(self.busy()),
+        }
+    }
+
+    /// Forgets the open lease, and with it its key (law 4).
+    fn close(&mut self) -> Option<LeaseId> {
+        let State::Lent { lease } = &self.state else { return None };
+        self.least_epoch = self.least_epoch.max(after(lease.epoch));
+        Some(lease.lease)
+    }
+
+    fn scrub(self, lease: LeaseId, report: Option<Effect>) -> Transition {
+        let clean = [Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe];
+        self.to(State::Scrubbing { lease, clean: false }, report.into_iter().chain(clean))
+    }
+
+    /// Why the owner cannot change the partition now.
+    fn busy(&self) -> NotAllowed {
+        match self.state {
+            State::Lent { .. } => NotAllowed::Lent,
+            State::Offered { change: None } => NotAllowed::Frozen,
+            State::Released => NotAllowed::Unexpected,
+            _ => NotAllowed::NotReady,
+        }
+    }
+
+    /// Why a borrower cannot open the partition now.
+    fn not_open(&self) -> NotAllowed {
+        match self.state {
+            State::Lent { .. } => NotAllowed::Lent,
+            State::Carved | State::Withdrawn | State::Released => NotAllowed::NotOffered,
+            _ => NotAllowed::NotReady,
+        }
+    }
+
+    fn to(mut self, state: State, effects: impl IntoIterator<Item = Effect>) -> Transition {
+        self.state = state;
+        self.stays(effects)
+    }
+
+    fn stays(self, effects: impl IntoIterator<Item = Effect>) -> Transition {
+        Transition { partition: self, effects: effects.into_iter().collect() }
+    }
+}
+
+fn after(epoch: Epoch) -> Epoch {
+    Epoch(epoch.0.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests;

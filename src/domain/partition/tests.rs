@@ -1,0 +1,214 @@
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::{money::Price, resources::Allocation};
+
+fn terms(memory_mib: u64) -> Terms {
+    Terms {
+        allocation: Allocation { cpus: 1, memory_mib, disk_mib: 64 },
+        price: Price { per_hour_micros: 1000, currency: "EUR".parse().unwrap() },
+        os_images: ["debian-micro".to_owned()].into(),
+        cpu_model: "a CPU".to_owned(),
+    }
+}
+
+fn carved() -> Partition {
+    Partition::carved(terms(256), vec![1])
+}
+
+fn lease(epoch: u64) -> OpenLease {
+    OpenLease {
+        lease: LeaseId(Uuid::from_u128(epoch.into())),
+        borrower: BorrowerId(Uuid::from_u128(7)),
+        epoch: Epoch(epoch),
+        expires_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// The partition after `events`, each of which must be allowed.
+fn after_events(events: impl IntoIterator<Item = Event>) -> Partition {
+    events.into_iter().fold(carved(), |partition, event| partition.apply(event).unwrap().partition)
+}
+
+fn offered() -> Partition {
+    after_events([Event::Offer, Event::Registered(Some(TermsVersion(1)))])
+}
+
+fn lent() -> Partition {
+    offered().apply(Event::Open(lease(1))).unwrap().partition
+}
+
+fn change() -> Change {
+    Change { terms: terms(512), host_cpus: vec![1] }
+}
+
+#[test]
+fn a_partition_goes_round_from_carved_to_offered_again() {
+    let round = [Event::Open(lease(1)), Event::End(HostEnd::Returned), Event::Wiped, Event::Ready];
+    let partition = round.into_iter().fold(offered(), |p, event| p.apply(event).unwrap().partition);
+    assert_eq!(partition.state, State::Offered { change: None });
+    assert_eq!((partition.epoch(), partition.least_epoch), (Epoch(1), Epoch(2)));
+}
+
+#[test]
+fn a_lent_partition_is_changed_offered_withdrawn_and_released_by_nobody() {
+    for event in [Event::Change(change()), Event::Offer, Event::Withdraw, Event::Release] {
+        assert_eq!(lent().apply(event), Err(NotAllowed::Lent));
+    }
+}
+
+#[test]
+fn a_second_borrower_is_refused_and_the_first_is_let_in_again() {
+    assert_eq!(lent().apply(Event::Open(lease(2))), Err(NotAllowed::Lent));
+    assert_eq!(lent().apply(Event::Open(lease(1))).unwrap().partition, lent());
+}
+
+#[test]
+fn the_key_of_a_lease_that_ended_opens_nothing() {
+    let again = [Event::End(HostEnd::Expired), Event::Wiped, Event::Ready];
+    let partition = again.into_iter().fold(lent(), |p, event| p.apply(event).unwrap().partition);
+    assert_eq!(partition.apply(Event::Open(lease(1))), Err(NotAllowed::EpochPassed));
+}
+
+#[test]
+fn the_key_of_a_lease_that_ended_unopened_opens_nothing() {
+    let over = Event::LeaseOver { lease: Some(lease(4).lease), epoch: Epoch(4) };
+    let Transition { partition, effects } = offered().apply(over).unwrap();
+    assert_eq!(effects, [Effect::ReportCleaned { lease: lease(4).lease }]);
+    assert_eq!(partition.apply(Event::Open(lease(4))), Err(NotAllowed::EpochPassed));
+}
+
+#[test]
+fn a_lease_that_the_registry_ended_is_scrubbed_and_not_reported_as_ended() {
+    let over = Event::LeaseOver { lease: Some(lease(1).lease), epoch: Epoch(1) };
+    let effects = lent().apply(over).unwrap().effects;
+    assert_eq!(effects, [Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe]);
+}
+
+#[test]
+fn news_of_an_earlier_lease_does_not_end_the_one_that_is_open() {
+    let partition = offered().apply(Event::Open(lease(3))).unwrap().partition;
+    let over = Event::LeaseOver { lease: Some(lease(2).lease), epoch: Epoch(2) };
+    let after = partition.apply(over).unwrap();
+    assert_eq!((after.partition.lease(), after.effects), (Some(&lease(3)), vec![]));
+}
+
+#[test]
+fn a_new_key_makes_void_the_ones_that_were_not_used() {
+    let partition = offered().apply(Event::KeyIssued(Epoch(2))).unwrap().partition;
+    assert_eq!(partition.clone().apply(Event::Open(lease(1))), Err(NotAllowed::EpochPassed));
+    assert!(partition.apply(Event::Open(lease(2))).is_ok());
+}
+
+#[test]
+fn a_change_of_an_offer_asks_the_registry_before_the_host_changes_anything() {
+    let Transition { partition, effects } = offered().apply(Event::Change(change())).unwrap();
+    assert_eq!((partition.terms.clone(), effects), (terms(256), vec![Effect::AskChange]));
+    assert_eq!(partition.clone().apply(Event::Open(lease(1))), Err(NotAllowed::NotReady));
+    let refused = partition.clone().apply(Event::ChangeRefused).unwrap();
+    assert_eq!(refused.partition, offered());
+    let taken = partition.apply(Event::ChangeTaken(Some(TermsVersion(2)))).unwrap();
+    assert_eq!(taken.partition.terms, terms(512));
+    assert_eq!(taken.effects, [Effect::DiscardMachine, Effect::ShapeDisk, Effect::PrepareMachine]);
+}
+
+#[test]
+fn a_change_of_the_price_alone_leaves_the_machine_be() {
+    let mut dearer = Change { terms: terms(256), host_cpus: vec![1] };
+    dearer.terms.price.per_hour_micros = 2000;
+    let asked = offered().apply(Event::Change(dearer)).unwrap().partition;
+    assert_eq!(asked.apply(Event::ChangeTaken(None)).unwrap().effects, []);
+}
+
+#[test]
+fn an_offer_that_was_not_registered_is_as_it_was() {
+    let refused = after_events([Event::Offer, Event::NotRegistered]);
+    assert_eq!(refused, carved());
+    let withdrawn = [Event::Offer, Event::Registered(None), Event::Withdraw, Event::Unregistered];
+    let withdrawn = after_events(withdrawn);
+    let again = withdrawn.clone().apply(Event::Offer).unwrap().partition;
+    assert_eq!(again.apply(Event::NotRegistered).unwrap().partition, withdrawn);
+}
+
+#[test]
+fn only_a_clean_partition_can_be_withdrawn_after_its_lease() {
+    let scrubbing = lent().apply(Event::End(HostEnd::Returned)).unwrap().partition;
+    assert_eq!(scrubbing.clone().apply(Event::Withdraw), Err(NotAllowed::NotReady));
+    let clean = scrubbing.apply(Event::Wiped).unwrap().partition;
+    let effects = clean.apply(Event::Withdraw).unwrap().effects;
+    assert_eq!(effects, [Effect::ReportCleaned { lease: lease(1).lease }, Effect::Unregister]);
+}
+
+#[test]
+fn a_withdrawal_the_registry_refuses_leaves_the_offer_standing() {
+    let withdrawing = offered().apply(Event::Withdraw).unwrap().partition;
+    assert_eq!(withdrawing.apply(Event::StillRegistered).unwrap().partition, offered());
+}
+
+fn an_event() -> impl Strategy<Value = Event> {
+    let epoch = || (0..6u64).prop_map(Epoch);
+    prop_oneof![
+        Just(Event::Offer),
+        proptest::option::of((1..9u64).prop_map(TermsVersion)).prop_map(Event::Registered),
+        Just(Event::NotRegistered),
+        (64..70u64).prop_map(|m| Event::Change(Change { terms: terms(m), host_cpus: vec![m as u32] })),
+        Just(Event::ChangeTaken(None)),
+        Just(Event::ChangeRefused),
+        Just(Event::Withdraw),
+        Just(Event::Unregistered),
+        Just(Event::StillRegistered),
+        epoch().prop_map(Event::KeyIssued),
+        epoch().prop_map(|epoch| Event::Open(lease(epoch.0))),
+        Just(Event::End(HostEnd::Returned)),
+        epoch().prop_map(|epoch| Event::LeaseOver { lease: Some(lease(epoch.0).lease), epoch }),
+        Just(Event::Wiped),
+        Just(Event::Ready),
+        Just(Event::Release),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_key_opens_a_later_lease_and_none_is_made_before_the_last_was_wiped(
+        events in proptest::collection::vec(an_event(), 0..60),
+    ) {
+        let mut partition = carved();
+        let mut last_epoch = None;
+        let mut effects_since_lease: Option<Vec<Effect>> = None;
+        for event in events {
+            let Ok(next) = partition.clone().apply(event) else { continue };
+            if let (Some(now), false) = (next.partition.lease(), next.partition.lease() == partition.lease()) {
+                prop_assert!(partition.lease().is_none(), "law 1: two leases at once");
+                prop_assert!(Some(now.epoch) > last_epoch, "law 4: epochs grow");
+                if let Some(effects) = &effects_since_lease {
+                    let done = |effect| effects.iter().position(|done| *done == effect);
+                    let (discarded, wiped) = (done(Effect::DiscardMachine), done(Effect::Wipe));
+                    prop_assert!(discarded.is_some() && discarded < wiped, "law 8: wiped in between");
+                }
+                last_epoch = Some(now.epoch);
+                effects_since_lease = Some(vec![]);
+            }
+            effects_since_lease.iter_mut().for_each(|effects| effects.extend(next.effects.clone()));
+            partition = next.partition;
+        }
+    }
+
+    #[test]
+    fn an_allocation_changes_only_unoffered_or_through_its_registry(
+        events in proptest::collection::vec(an_event(), 0..60),
+    ) {
+        let mut partition = carved();
+        for event in events {
+            let Ok(next) = partition.clone().apply(event.clone()) else { continue };
+            if next.partition.terms != partition.terms {
+                let free = matches!(partition.state, State::Carved | State::Withdrawn);
+                let through_registry = matches!(event, Event::ChangeTaken(_))
+                    && matches!(partition.state, State::Offered { .. });
+                prop_assert!(free || through_registry, "law 3: {event:?} in {:?}", partition.state);
+            }
+            prop_assert!(next.partition.least_epoch >= partition.least_epoch);
+            partition = next.partition;
+        }
+    }
+}
