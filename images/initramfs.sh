@@ -1,0 +1,65 @@
+# Functions that put an initramfs together; to be sourced.
+# shellcheck shell=bash
+
+# stage_busybox TREE: busybox at /bin/busybox with a link for each of its applets in /bin.
+stage_busybox() {
+    mkdir -p "$1/bin"
+    cp "$(command -v busybox)" "$1/bin/busybox"
+    busybox --list | while read -r applet; do
+        case $applet in busybox) ;; *) ln -s busybox "$1/bin/$applet" ;; esac
+    done
+}
+
+# module_file KERNEL MODULE: path of a module in an unpacked kernel package; nothing if it is built in or absent.
+module_file() {
+    local name=${2//_/-}
+    find "$1/lib/modules" \( -name "$name.ko*" -o -name "${name//-/_}.ko*" \) -print -quit
+}
+
+module_plain() {
+    case $1 in
+        *.xz) xz -qdc "$1" ;;
+        *.zst) zstd -qdc "$1" ;;
+        *) cat "$1" ;;
+    esac
+}
+
+# is_builtin KERNEL MODULE
+is_builtin() {
+    sed 's|.*/||; s|\.ko$||; s|-|_|g' "$1"/lib/modules/*/modules.builtin | grep -qx "${2//-/_}"
+}
+
+# stage_modules KERNEL TREE MODULE...: the named modules, unpacked, in TREE/lib/modules, each after those it depends
+# on; TREE/etc/modules lists them in that order. What a kernel has built in needs no file.
+stage_modules() {
+    local kernel=$1 tree=$2 module file
+    shift 2
+    mkdir -p "$tree/lib/modules" "$tree/etc"
+    touch "$tree/etc/modules"
+    for module in "$@"; do
+        module=${module//-/_}
+        if [ -e "$tree/lib/modules/$module.ko" ] || is_builtin "$kernel" "$module"; then continue; fi
+        file=$(module_file "$kernel" "$module")
+        if [ -z "$file" ]; then
+            echo "images/initramfs.sh: $kernel has no module $module" >&2
+            return 1
+        fi
+        module_plain "$file" >"$tree/lib/modules/$module.ko"
+        # shellcheck disable=SC2046 # one word a module is what is wanted
+        stage_modules "$kernel" "$tree" $(module_dependencies "$tree/lib/modules/$module.ko")
+        echo "$module" >>"$tree/etc/modules"
+    done
+}
+
+# module_dependencies FILE: names of the modules that an unpacked module says it needs.
+module_dependencies() {
+    grep -az '^depends=' "$1" | tr ',\0' '  ' | sed 's/^depends=//'
+}
+
+# pack_initramfs TREE FILE: the same tree always makes the same bytes. Not compressed: unpacking would cost the
+# guest more time than reading costs its host.
+pack_initramfs() {
+    find "$1" -exec touch --no-dereference --date=@0 {} +
+    (cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio --quiet --null --create --format=newc --owner=0:0 --reproducible) >"$2.new"
+    mv "$2.new" "$2"
+}

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Builds what a lab host starts with: the kernel (ELF, as Debian ships it) and an initramfs.
+#
+#     tests/lab/host/build.sh CACHE OUTPUT
+#
+# Does nothing where OUTPUT is up to date.
+set -euo pipefail
+
+cache=${1:?usage: build.sh CACHE OUTPUT}
+output=${2:?usage: build.sh CACHE OUTPUT}
+here=$(dirname "$(realpath "$0")")
+images=$here/../../../images
+# shellcheck source=../../../images/initramfs.sh
+. "$images/initramfs.sh"
+
+modules=(
+    virtio_pci virtio_blk virtio_net virtio_console qemu_fw_cfg
+    irqbypass kvm kvm-amd
+    tun tap vhost vhost_net vhost_vsock
+    loop dm-mod dm-flakey dm-log-writes
+)
+
+kernel=$("$images/kernel.sh" 6.12 "$cache")
+mkdir -p "$output"
+exec 8>"$output/lock"
+flock 8
+stamp=$(cat "$kernel/release" "$here"/* "$images/initramfs.sh" "$(command -v busybox)" | sha256sum)
+if [ "$(cat "$output/stamp" 2>/dev/null)" = "$stamp" ]; then exit; fi
+
+tree=$(mktemp -d "$output/tree.XXXXXX")
+trap 'rm -rf "$tree"' EXIT
+stage_busybox "$tree"
+stage_modules "$kernel" "$tree" "${modules[@]}"
+mkdir -p "$tree/proc" "$tree/sys" "$tree/dev"
+install -m 755 "$here/init" "$tree/init"
+install -m 755 "$here/agent" "$tree/bin/agent"
+install -m 755 "$here/rc" "$here/follow-agent-log" "$tree/etc/"
+install -m 644 "$here/inittab" "$tree/etc/inittab"
+pack_initramfs "$tree" "$output/initrd.img"
+"$images/vmlinux.sh" "$kernel/vmlinuz" "$output/vmlinux"
+cp "$kernel/release" "$output/kernel_release"
+echo "$stamp" >"$output/stamp"

@@ -1,0 +1,150 @@
+//! The configuration that a lab host's agent starts with.
+
+use serde::Serialize;
+use thiserror::Error;
+use url::{Host, Url};
+
+use crate::inside;
+
+/// As the agent's own configuration has it.
+#[derive(Debug, Serialize)]
+pub(crate) struct AgentConfig {
+    listen: String,
+    advertise: String,
+    state_directory: &'static str,
+    image_directory: &'static str,
+    vmm: &'static str,
+    owner_token_file: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry: Option<RegistryConfig>,
+    reserve: Reserve,
+    prices: Prices,
+}
+
+#[derive(Debug, Serialize)]
+struct RegistryConfig {
+    url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolment_token_file: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reserve {
+    cpus: u32,
+    memory_mib: u64,
+    disk_mib: u64,
+}
+
+/// In millionths of the currency.
+#[derive(Debug, Serialize)]
+struct Prices {
+    currency: &'static str,
+    per_cpu_hour_micros: u64,
+    per_gib_hour_micros: u64,
+    per_disk_gib_hour_micros: u64,
+}
+
+#[derive(Debug, Error)]
+pub enum RegistryUrlError {
+    #[error("{0:?} is not a URL")]
+    Malformed(String, #[source] url::ParseError),
+    #[error("{0:?} is not an http or https URL with a host")]
+    NotHttp(String),
+}
+
+/// The registry of a lab's hosts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Registry<'a> {
+    /// As it is seen from the machine that runs the lab.
+    pub(crate) url: &'a str,
+    pub(crate) enrolment: bool,
+}
+
+impl AgentConfig {
+    /// `forwarded_port` is the port on this machine's loopback at which borrowers reach the agent.
+    pub(crate) fn new(forwarded_port: u16, registry: Option<Registry<'_>>) -> Result<Self, RegistryUrlError> {
+        Ok(Self {
+            listen: format!("0.0.0.0:{}", inside::AGENT_PORT),
+            advertise: format!("http://127.0.0.1:{forwarded_port}"),
+            state_directory: inside::STATE_DIRECTORY,
+            image_directory: inside::IMAGE_DIRECTORY,
+            vmm: inside::VMM,
+            owner_token_file: inside::OWNER_TOKEN,
+            registry: registry.map(RegistryConfig::new).transpose()?,
+            reserve: Reserve { cpus: 1, memory_mib: 512, disk_mib: 512 },
+            prices: Prices {
+                currency: "EUR",
+                per_cpu_hour_micros: 20_000,
+                per_gib_hour_micros: 5_000,
+                per_disk_gib_hour_micros: 100,
+            },
+        })
+    }
+}
+
+impl RegistryConfig {
+    fn new(registry: Registry<'_>) -> Result<Self, RegistryUrlError> {
+        Ok(Self {
+            url: seen_from_inside(registry.url)?,
+            enrolment_token_file: registry.enrolment.then_some(inside::ENROLMENT_TOKEN),
+        })
+    }
+}
+
+/// A URL of this machine's loopback as a lab host must spell it; any other stays what it is.
+pub(crate) fn seen_from_inside(url: &str) -> Result<String, RegistryUrlError> {
+    let mut parsed = Url::parse(url).map_err(|error| RegistryUrlError::Malformed(url.into(), error))?;
+    let is_loopback = match (parsed.scheme(), parsed.host()) {
+        ("http" | "https", Some(Host::Domain(name))) => name == "localhost",
+        ("http" | "https", Some(Host::Ipv4(address))) => address.is_loopback(),
+        ("http" | "https", Some(Host::Ipv6(address))) => address.is_loopback(),
+        _ => return Err(RegistryUrlError::NotHttp(url.into())),
+    };
+    if is_loopback {
+        parsed
+            .set_host(Some(inside::MACHINE_ADDRESS))
+            .map_err(|error| RegistryUrlError::Malformed(url.into(), error))?;
+    }
+    Ok(parsed.as_str().trim_end_matches('/').into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machines_loopback_is_spelled_as_the_host_sees_it() {
+        for url in
+            ["http://127.0.0.1:7070", "http://localhost:7070/", "http://[::1]:7070", "http://127.8.9.1:7070"]
+        {
+            assert_eq!(seen_from_inside(url).unwrap(), "http://10.0.2.2:7070", "{url}");
+        }
+        assert_eq!(seen_from_inside("http://127.0.0.1/a/b").unwrap(), "http://10.0.2.2/a/b");
+    }
+
+    #[test]
+    fn any_other_registry_is_left_as_it_is() {
+        assert_eq!(
+            seen_from_inside("https://registry.example:7070").unwrap(),
+            "https://registry.example:7070"
+        );
+        assert_eq!(seen_from_inside("http://192.168.1.5:7070").unwrap(), "http://192.168.1.5:7070");
+    }
+
+    #[test]
+    fn what_is_no_http_url_is_named() {
+        for url in ["127.0.0.1:7070", "registry", "ftp://127.0.0.1/", "unix:/run/registry"] {
+            assert!(seen_from_inside(url).unwrap_err().to_string().contains(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_registry_is_only_in_the_configuration_of_a_host_that_has_one() {
+        let without = toml::to_string(&AgentConfig::new(20_000, None).unwrap()).unwrap();
+        assert!(!without.contains("registry"), "{without}");
+        let registry = Registry { url: "http://127.0.0.1:7070", enrolment: true };
+        let with = toml::to_string(&AgentConfig::new(20_000, Some(registry)).unwrap()).unwrap();
+        assert!(with.contains("[registry]\nurl = \"http://10.0.2.2:7070\"\n"), "{with}");
+        assert!(with.contains("advertise = \"http://127.0.0.1:20000\"\n"), "{with}");
+    }
+}

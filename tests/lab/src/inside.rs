@@ -1,0 +1,22 @@
+//! Where things are inside a lab host.
+
+/// The agent's port.
+pub const AGENT_PORT: u16 = 7180;
+/// Port of `sublet-lab-host`.
+pub const EXEC_PORT: u16 = 7181;
+/// The secret that `sublet-lab-host` shares with this lab.
+pub const EXEC_SECRET: &str = "/etc/sublet/exec.secret";
+/// The machine that runs QEMU, as its user-mode network shows it to the host.
+pub const MACHINE_ADDRESS: &str = "10.0.2.2";
+
+pub const STATE_DIRECTORY: &str = "/var/lib/sublet";
+pub const IMAGE_DIRECTORY: &str = "/usr/share/sublet/images";
+pub const VMM: &str = "/usr/lib/sublet/sublet-vmm";
+pub const OWNER_TOKEN: &str = "/etc/sublet/owner.token";
+pub const ENROLMENT_TOKEN: &str = "/etc/sublet/enrolment.token";
+/// What a host's console says last while it comes up.
+pub const UP_MARKER: &str = "lab: up after";
+/// Name of the virtio port through which the agent's log leaves the host.
+pub const AGENT_LOG_PORT: &str = "org.sublet.agent-log";
+/// Below this name QEMU's fw_cfg device hands files over to the host.
+pub const FW_CFG_PREFIX: &str = "opt/org.sublet";
