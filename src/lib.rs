@@ -9,3 +9,6 @@ pub mod client;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+
+#[cfg(feature = "agent")]
+pub mod agent;

@@ -144,6 +144,8 @@ pub enum Effect {
     Wipe,
     /// Make the disk as large as the allocation says, in full.
     ShapeDisk,
+    /// Set the blocks aside that the change asked for will need; the disk itself stays as it is.
+    ReserveDisk,
     /// Ask the registry to register the offer (F6).
     Register,
     /// Ask the registry to change the offer (F7).
@@ -271,7 +273,7 @@ impl Partition {
                 Ok(self.stays([Effect::ShapeDisk]))
             }
             State::Offered { change: None } => {
-                Ok(self.to(State::Offered { change: Some(change) }, [Effect::AskChange]))
+                Ok(self.to(State::Offered { change: Some(change) }, [Effect::ReserveDisk, Effect::AskChange]))
             }
             _ => Err(self.busy()),
         }
@@ -290,7 +292,9 @@ impl Partition {
 
     fn change_refused(self) -> Result<Transition, NotAllowed> {
         match self.state {
-            State::Offered { change: Some(_) } => Ok(self.to(State::Offered { change: None }, [])),
+            State::Offered { change: Some(_) } => {
+                Ok(self.to(State::Offered { change: None }, [Effect::ShapeDisk]))
+            }
             _ => Err(NotAllowed::Unexpected),
         }
     }

@@ -1,0 +1,238 @@
+//! The agent's configuration file.
+
+use std::{
+    env, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::host::carve::Reserve;
+use crate::domain::{
+    money::{Currency, PRICE_MAX_MICROS, Price},
+    resources::Allocation,
+};
+
+/// Longest path of a Unix socket (`sun_path`, unix(7)), without its terminating NUL.
+const SOCKET_PATH_MAX: usize = 107;
+/// What the agent appends to the state directory for a partition's control socket.
+const SOCKET_NAME_LENGTH: usize = "/run/00000000-0000-0000-0000-000000000000.sock".len();
+const STATE_DIRECTORY_MAX: usize = SOCKET_PATH_MAX - SOCKET_NAME_LENGTH;
+
+/// What the owner decides about the host.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port to serve HTTP at.
+    pub listen: SocketAddr,
+    /// Base URL at which borrowers reach this agent; told to the registry.
+    pub advertise: String,
+    pub state_directory: PathBuf,
+    pub image_directory: PathBuf,
+    /// The VMM's program; none: `sublet-vmm` beside the agent's own.
+    #[serde(default)]
+    vmm: Option<PathBuf>,
+    /// Made with a fresh token where it is missing; none: `owner.token` in the state directory.
+    #[serde(default)]
+    owner_token_file: Option<PathBuf>,
+    /// Port at which guests dial the host.
+    #[serde(default = "default_vsock_port")]
+    pub vsock_port: u32,
+    /// None: the host lends directly only [0165].
+    #[serde(default)]
+    pub registry: Option<RegistryConfig>,
+    pub reserve: Reserve,
+    pub prices: Prices,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    pub url: String,
+    /// Holds the lender's enrolment token; needed until the host is enrolled.
+    #[serde(default)]
+    pub enrolment_token_file: Option<PathBuf>,
+}
+
+/// The host's price list: what a partition costs where its owner states no price.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prices {
+    pub currency: Currency,
+    pub per_cpu_hour_micros: u64,
+    pub per_gib_hour_micros: u64,
+    pub per_disk_gib_hour_micros: u64,
+}
+
+fn default_vsock_port() -> u32 {
+    7105
+}
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration {path:?}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the configuration {path:?} is wrong")]
+    Parse { path: PathBuf, source: toml::de::Error },
+    #[error("{field}: must be a URL such as http://host:7180, is {value:?}")]
+    Url { field: &'static str, value: String },
+    #[error("{field}: must be an absolute path, is {value:?}")]
+    RelativePath { field: &'static str, value: PathBuf },
+    #[error(
+        "state_directory: must be at most {STATE_DIRECTORY_MAX} bytes long, for the control sockets in it; {0:?} is longer"
+    )]
+    StateDirectoryTooLong(PathBuf),
+    #[error("reserve.cpus: must be at least 1, for the owner's system and the host's interrupts")]
+    NoReservedCpu,
+    #[error("{field}: must be at most {PRICE_MAX_MICROS}, is {value}")]
+    Price { field: &'static str, value: u64 },
+    #[error("cannot tell where this program is, to find sublet-vmm beside it: set vmm")]
+    OwnPath(#[source] io::Error),
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self =
+            toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    pub fn vmm(&self) -> Result<PathBuf, ConfigError> {
+        match &self.vmm {
+            Some(vmm) => Ok(vmm.clone()),
+            None => Ok(env::current_exe().map_err(ConfigError::OwnPath)?.with_file_name("sublet-vmm")),
+        }
+    }
+
+    pub fn owner_token_file(&self) -> PathBuf {
+        self.owner_token_file.clone().unwrap_or_else(|| self.state_directory.join("owner.token"))
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        require_url("advertise", &self.advertise)?;
+        if let Some(registry) = &self.registry {
+            require_url("registry.url", &registry.url)?;
+        }
+        require_absolute("state_directory", &self.state_directory)?;
+        require_absolute("image_directory", &self.image_directory)?;
+        if self.state_directory.as_os_str().len() > STATE_DIRECTORY_MAX {
+            return Err(ConfigError::StateDirectoryTooLong(self.state_directory.clone()));
+        }
+        if self.reserve.cpus == 0 {
+            return Err(ConfigError::NoReservedCpu);
+        }
+        self.prices.validate()
+    }
+}
+
+fn require_url(field: &'static str, value: &str) -> Result<(), ConfigError> {
+    let is_url = reqwest::Url::parse(value)
+        .is_ok_and(|url| url.has_host() && ["http", "https"].contains(&url.scheme()));
+    if is_url { Ok(()) } else { Err(ConfigError::Url { field, value: value.to_owned() }) }
+}
+
+fn require_absolute(field: &'static str, value: &Path) -> Result<(), ConfigError> {
+    if value.is_absolute() {
+        Ok(())
+    } else {
+        Err(ConfigError::RelativePath { field, value: value.to_owned() })
+    }
+}
+
+impl Prices {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let fields = [
+            ("prices.per_cpu_hour_micros", self.per_cpu_hour_micros),
+            ("prices.per_gib_hour_micros", self.per_gib_hour_micros),
+            ("prices.per_disk_gib_hour_micros", self.per_disk_gib_hour_micros),
+        ];
+        let too_high = fields.into_iter().find(|(_, value)| *value > PRICE_MAX_MICROS.unsigned_abs());
+        too_high.map_or(Ok(()), |(field, value)| Err(ConfigError::Price { field, value }))
+    }
+
+    /// The price of `allocation`; a fraction of a micro-unit is dropped.
+    pub fn of(&self, allocation: &Allocation) -> Price {
+        let gib = |mib: u64, per_gib: u64| u128::from(mib) * u128::from(per_gib) / 1024;
+        let sum = u128::from(allocation.cpus) * u128::from(self.per_cpu_hour_micros)
+            + gib(allocation.memory_mib, self.per_gib_hour_micros)
+            + gib(allocation.disk_mib, self.per_disk_gib_hour_micros);
+        let per_hour_micros = i64::try_from(sum).unwrap_or(PRICE_MAX_MICROS).min(PRICE_MAX_MICROS);
+        Price { per_hour_micros, currency: self.currency }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+        listen = "127.0.0.1:7180"
+        advertise = "http://127.0.0.1:7180"
+        state_directory = "/var/lib/sublet"
+        image_directory = "/usr/share/sublet/images"
+        [reserve]
+        cpus = 1
+        memory_mib = 512
+        disk_mib = 512
+        [prices]
+        currency = "EUR"
+        per_cpu_hour_micros = 20000
+        per_gib_hour_micros = 5000
+        per_disk_gib_hour_micros = 100
+    "#;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    /// The error and its causes for a configuration in which `from` is replaced by `to`.
+    fn refusal(from: &str, to: &str) -> String {
+        let error = load(&SMALL.replace(from, to)).unwrap_err();
+        crate::api::http::chain(&error)
+    }
+
+    #[test]
+    fn a_small_configuration_gets_its_defaults() {
+        let config = load(SMALL).unwrap();
+        assert_eq!(config.vsock_port, 7105);
+        assert_eq!(config.owner_token_file(), Path::new("/var/lib/sublet/owner.token"));
+        assert_eq!(config.vmm().unwrap().file_name().unwrap(), "sublet-vmm");
+        assert!(config.registry.is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_value() {
+        for (from, to, said) in [
+            ("cpus = 1", "cpus = 0", "reserve.cpus"),
+            ("cpus = 1", "cpu = 1", "unknown field `cpu`"),
+            ("\"EUR\"", "\"euro\"", "three capital letters"),
+            ("http://127.0.0.1:7180", "127.0.0.1:7180", "advertise"),
+            ("\"/var/lib/sublet\"", "\"state\"", "absolute path, is \"state\""),
+            ("= 20000", "= 20000000000000", "is 20000000000000"),
+        ] {
+            let refusal = refusal(from, to);
+            assert!(refusal.contains(said), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_state_directory_too_deep_for_a_socket_is_refused() {
+        let deep = format!("/{}", "d".repeat(80));
+        assert!(refusal("/var/lib/sublet", &deep).contains("at most 61 bytes"));
+    }
+
+    #[test]
+    fn the_price_list_adds_up() {
+        let prices = load(SMALL).unwrap().prices;
+        let price = prices.of(&Allocation { cpus: 2, memory_mib: 1536, disk_mib: 2048 });
+        assert_eq!(price.per_hour_micros, 2 * 20_000 + 7_500 + 200);
+    }
+}

@@ -1,0 +1,94 @@
+//! A control group a partition: its VMM lives outside the agent's, and can be killed whole.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use crate::domain::id::PartitionId;
+
+/// The host's control groups for partitions; none where cgroup2 cannot be used.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    parent: Option<PathBuf>,
+}
+
+#[derive(Debug, Error)]
+#[error("cannot {act} the control group {path:?}")]
+pub struct CgroupError {
+    act: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn failed(act: &'static str, path: &Path) -> impl Fn(io::Error) -> CgroupError {
+    move |source| CgroupError { act, path: path.to_owned(), source }
+}
+
+impl Cgroups {
+    /// Uses `<mount>/sublet` where `mount` is a cgroup2 that can be written.
+    pub fn under(mount: &Path) -> Self {
+        let parent = mount.join("sublet");
+        let usable = mount.join("cgroup.controllers").exists() && fs::create_dir_all(&parent).is_ok();
+        Self { parent: usable.then_some(parent) }
+    }
+
+    pub fn usable(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    /// Moves a process, and all that it starts later, into the partition's group.
+    pub fn adopt(&self, partition: PartitionId, process: u32) -> Result<(), CgroupError> {
+        let Some(group) = self.group(partition) else { return Ok(()) };
+        fs::create_dir_all(&group).map_err(failed("make", &group))?;
+        fs::write(group.join("cgroup.procs"), process.to_string()).map_err(failed("fill", &group))
+    }
+
+    /// Kills whatever is left in the partition's group (SIGKILL).
+    pub fn kill(&self, partition: PartitionId) -> Result<(), CgroupError> {
+        match self.group(partition).filter(|group| group.exists()) {
+            Some(group) => fs::write(group.join("cgroup.kill"), "1").map_err(failed("kill", &group)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a process is left in the partition's group.
+    pub fn populated(&self, partition: PartitionId) -> bool {
+        let events =
+            self.group(partition).and_then(|group| fs::read_to_string(group.join("cgroup.events")).ok());
+        events.is_some_and(|events| events.lines().any(|line| line == "populated 1"))
+    }
+
+    pub fn remove(&self, partition: PartitionId) -> Result<(), CgroupError> {
+        let Some(group) = self.group(partition) else { return Ok(()) };
+        match fs::remove_dir(&group) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("delete", &group)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn group(&self, partition: PartitionId) -> Option<PathBuf> {
+        self.parent.as_ref().map(|parent| parent.join(partition.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_host_without_cgroup2_goes_without_groups() {
+        let directory = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::under(directory.path());
+        let partition = PartitionId(Uuid::from_u128(1));
+        assert!(!cgroups.usable());
+        cgroups.adopt(partition, 1).unwrap();
+        cgroups.kill(partition).unwrap();
+        assert!(!cgroups.populated(partition));
+        cgroups.remove(partition).unwrap();
+    }
+}

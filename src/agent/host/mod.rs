@@ -1,0 +1,7 @@
+//! The lender host itself: what it has, and what is set aside of it. Only this folder writes to the host's
+//! control groups and makes disks.
+
+pub mod carve;
+pub mod cgroup;
+pub mod disk;
+pub mod inventory;

@@ -1,0 +1,5 @@
+//! The lender host's agent.
+
+pub mod config;
+pub mod host;
+pub mod image_cache;
