@@ -1,0 +1,19 @@
+//! Runs jobs inside a partition.
+//!
+//! One thread, one loop ([`runner`]): it waits for the host's connection ([`link`]), for the running job
+//! ([`process`]) and for the next deadline, and looks after whatever moved. Everything the host has not
+//! acknowledged is kept ([`output`]), so the connection may break at any moment.
+
+pub mod boot;
+pub mod cgroup;
+mod connection;
+mod job;
+mod jobs;
+pub mod link;
+pub mod log;
+pub mod output;
+mod pipe;
+mod process;
+pub mod runner;
+mod start;
+pub mod supervisor;

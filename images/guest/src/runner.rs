@@ -1,0 +1,101 @@
+//! The loop: wait until something moves, listen to the host, look after the jobs, tell the host.
+
+use std::time::Instant;
+
+use rustix::event::{PollFd, Timespec, poll};
+use sublet_guest_protocol::FromHost;
+
+use crate::cgroup::Cgroups;
+use crate::jobs::Jobs;
+use crate::link::{Backoff, Dial, Link, LinkError};
+use crate::output::BeyondEnd;
+
+pub struct Runner<D> {
+    link: Link<D>,
+    jobs: Jobs,
+}
+
+impl<D: Dial> Runner<D> {
+    /// `nonce` proves to the host whose boot this is; without `cgroups`, jobs are ended by process group.
+    pub fn new(dial: D, nonce: String, backoff: Backoff, cgroups: Option<Cgroups>) -> Self {
+        Self { link: Link::new(dial, nonce, backoff), jobs: Jobs::new(cgroups) }
+    }
+
+    pub fn run(mut self) -> ! {
+        loop {
+            self.turn();
+        }
+    }
+
+    /// One round of the loop: returns after something has moved and was looked after.
+    pub fn turn(&mut self) {
+        self.wait();
+        let now = Instant::now();
+        self.hang_up_where_broken(Self::listen, now);
+        self.jobs.advance(now);
+        self.hang_up_where_broken(Self::tell, now);
+    }
+
+    fn hang_up_where_broken(
+        &mut self,
+        exchange: fn(&mut Self, Instant) -> Result<(), LinkError>,
+        now: Instant,
+    ) {
+        if let Err(error) = exchange(self, now) {
+            self.link.hang_up(&error, now);
+        }
+    }
+
+    /// Until a descriptor is ready or a deadline has come. Whatever else wakes it does no harm.
+    fn wait(&self) {
+        let mut watched: Vec<PollFd<'_>> = Vec::new();
+        self.link.watch(&mut watched);
+        self.jobs.watch(&mut watched);
+        let deadline = [self.link.deadline(), self.jobs.deadline()].into_iter().flatten().min();
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
+        let _ = poll(&mut watched, timeout.as_ref());
+    }
+
+    fn listen(&mut self, now: Instant) -> Result<(), LinkError> {
+        if let Some(resume) = self.link.open(now, || self.jobs.progress())? {
+            self.jobs.resume(&resume).map_err(claims_too_much)?;
+        }
+        while let Some(order) = self.link.receive()? {
+            self.obey(order)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, order: FromHost) -> Result<(), LinkError> {
+        match order {
+            FromHost::Start(spec) => self.jobs.start(spec).map_or(Ok(()), |answer| self.link.send(&answer)),
+            FromHost::Acknowledge { job, stream, offset } => {
+                self.jobs.acknowledge(job, stream, offset).map_err(claims_too_much)
+            }
+            FromHost::Cancel { job } => {
+                self.jobs.cancel(job);
+                Ok(())
+            }
+            FromHost::Forget { job } => {
+                self.jobs.forget(job);
+                Ok(())
+            }
+            FromHost::Refused { reason } => Err(LinkError::Refused(reason)),
+            FromHost::Welcome { .. } => Err(LinkError::Misbehaved("it welcomed the runner twice".into())),
+        }
+    }
+
+    /// One message at a time leaves, so that only what was not said yet takes up memory.
+    fn tell(&mut self, _now: Instant) -> Result<(), LinkError> {
+        while self.link.is_ready()? {
+            let Some(message) = self.jobs.next_message() else { return Ok(()) };
+            self.link.send(&message)?;
+        }
+        Ok(())
+    }
+}
+
+fn claims_too_much(error: BeyondEnd) -> LinkError {
+    LinkError::Misbehaved(error.to_string())
+}
