@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
+pub use crate::domain::lease::EndReason;
 use crate::domain::{
     id::{BorrowerId, HostId, IssuerId, LeaseId, PartitionId},
     matching::{Conditions, Explanation},
@@ -208,17 +209,6 @@ pub struct LeaseEnd {
     pub reason: EndReason,
     pub charge: Micros,
     pub currency: Currency,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum EndReason {
-    Returned,
-    Expired,
-    Recalled,
-    HostLost,
-    BudgetSpent,
 }
 
 /// `POST /v1/leases/{id}/end`: the row is found by borrower, host, partition and key together (S58–S59).

@@ -2,10 +2,13 @@
 //! arguments alone.
 
 pub mod id;
+pub mod lease;
+pub mod ledger;
 pub mod lending_key;
 pub mod matching;
 pub mod money;
 pub mod partition;
+pub mod registration;
 pub mod resources;
 pub mod secret;
 pub mod terms;

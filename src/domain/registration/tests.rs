@@ -1,0 +1,108 @@
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use RegistrationEvent::{Change, Cleaned, LeaseEnded, Lend, Register, Withdraw};
+use RegistrationState::{AwaitingClean, Free, Lent, Withdrawn};
+
+const VERSION: TermsVersion = TermsVersion(3);
+const EPOCH: Epoch = Epoch(5);
+
+fn lease(number: u128) -> LeaseId {
+    LeaseId(Uuid::from_u128(number))
+}
+
+fn registration(state: RegistrationState) -> Registration {
+    Registration { version: VERSION, epoch: EPOCH, state }
+}
+
+/// What each event does in each state: `Ok((state, versions later, epochs later))`.
+#[test]
+fn every_event_is_decided_in_every_state() {
+    use RegistrationNotAllowed as Not;
+    let (same, other) = (Register { other_terms: false }, Register { other_terms: true });
+    let (change, stale) = (Change { version: VERSION }, Change { version: TermsVersion(2) });
+    let lend = Lend { lease: lease(2), accepted: VERSION };
+    let lend_stale = Lend { lease: lease(2), accepted: TermsVersion(2) };
+    let old = |expected| Err(Not::OtherVersion { current: VERSION, expected });
+    let (lent, waiting) = (Lent(lease(1)), AwaitingClean(lease(1)));
+    let table = [
+        (Free, same, Ok((Free, 0, 0))),
+        (Free, other, Ok((Free, 1, 0))),
+        (Free, change, Ok((Free, 1, 0))),
+        (Free, stale, old(TermsVersion(2))),
+        (Free, Withdraw, Ok((Withdrawn, 0, 0))),
+        (Free, lend, Ok((Lent(lease(2)), 0, 1))),
+        (Free, lend_stale, old(TermsVersion(2))),
+        (Free, LeaseEnded(lease(1)), Err(Not::NotLentBy(lease(1)))),
+        (Free, Cleaned(lease(1)), Err(Not::NotLentBy(lease(1)))),
+        (lent, same, Ok((lent, 0, 0))),
+        (lent, other, Err(Not::Lent)),
+        (lent, change, Err(Not::Lent)),
+        (lent, Withdraw, Err(Not::Lent)),
+        (lent, lend, Err(Not::Lent)),
+        (lent, LeaseEnded(lease(1)), Ok((waiting, 0, 0))),
+        (lent, LeaseEnded(lease(2)), Err(Not::NotLentBy(lease(2)))),
+        (lent, Cleaned(lease(1)), Err(Not::StillLent(lease(1)))),
+        (lent, Cleaned(lease(2)), Err(Not::NotLentBy(lease(2)))),
+        (waiting, same, Ok((waiting, 0, 0))),
+        (waiting, other, Err(Not::AwaitingClean)),
+        (waiting, change, Err(Not::AwaitingClean)),
+        (waiting, Withdraw, Err(Not::AwaitingClean)),
+        (waiting, lend, Err(Not::AwaitingClean)),
+        (waiting, LeaseEnded(lease(1)), Ok((waiting, 0, 0))),
+        (waiting, LeaseEnded(lease(2)), Err(Not::NotLentBy(lease(2)))),
+        (waiting, Cleaned(lease(1)), Ok((Free, 0, 0))),
+        (waiting, Cleaned(lease(2)), Err(Not::NotLentBy(lease(2)))),
+        (Withdrawn, same, Ok((Free, 1, 0))),
+        (Withdrawn, other, Ok((Free, 1, 0))),
+        (Withdrawn, change, Err(Not::Withdrawn)),
+        (Withdrawn, Withdraw, Ok((Withdrawn, 0, 0))),
+        (Withdrawn, lend, Err(Not::Withdrawn)),
+        (Withdrawn, LeaseEnded(lease(1)), Err(Not::NotLentBy(lease(1)))),
+        (Withdrawn, Cleaned(lease(1)), Err(Not::NotLentBy(lease(1)))),
+    ];
+    for (state, event, expected) in table {
+        let expected = expected.map(|(state, versions, epochs)| Registration {
+            version: TermsVersion(VERSION.0 + versions),
+            epoch: Epoch(EPOCH.0 + epochs),
+            state,
+        });
+        assert_eq!(registration(state).apply(event), expected, "{state:?} {event:?}");
+    }
+}
+
+fn any_event() -> impl Strategy<Value = RegistrationEvent> {
+    let some_lease = (0..4u128).prop_map(lease);
+    prop_oneof![
+        any::<bool>().prop_map(|other_terms| Register { other_terms }),
+        (1..6u64).prop_map(|version| Change { version: TermsVersion(version) }),
+        Just(Withdraw),
+        (some_lease.clone(), 1..6u64)
+            .prop_map(|(lease, version)| Lend { lease, accepted: TermsVersion(version) }),
+        some_lease.clone().prop_map(LeaseEnded),
+        some_lease.prop_map(Cleaned),
+    ]
+}
+
+proptest! {
+    /// Laws 1, 3 and 4, over any history.
+    #[test]
+    fn versions_and_epochs_only_grow_and_nothing_changes_while_it_is_lent(
+        history in prop::collection::vec(any_event(), 0..60)
+    ) {
+        let mut now = Registration::NEW;
+        for event in history {
+            let Ok(next) = now.apply(event) else { continue };
+            prop_assert!(next.version >= now.version && next.epoch >= now.epoch);
+            if let Lent(lease) = now.state {
+                prop_assert_eq!(next.version, now.version);
+                prop_assert!(next.state == now.state || next.state == AwaitingClean(lease));
+            }
+            if let Lent(_) = next.state {
+                prop_assert!(next.state == now.state || (now.state == Free && next.epoch > now.epoch));
+            }
+            now = next;
+        }
+    }
+}
