@@ -189,10 +189,8 @@ fn images_disk(recipe: &Recipe, programs: &Path, say: &dyn Fn(&str)) -> Result<(
         say(&format!("OS image {image}"));
         let output = directory.join(image);
         let mut build = script("images/build.sh");
-        build
-            .env("SUBLET_GUEST", programs.join("sublet-guest"))
-            .env("SUBLET_KERNELS", cache(&recipe.directory));
-        run(build.arg(image).arg(&output))?;
+        build.arg(image).arg(&output).arg("--guest").arg(programs.join("sublet-guest"));
+        run(build.arg("--cache").arg(cache(&recipe.directory)))?;
         manifests.push(output.join("image.json"));
     }
     let disk = System::at(&recipe.directory).images;
