@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Every check of the project: formatting, lints, unit tests, and whole-system tests on real guests in the lab.
+# usage: tests/run.sh [--long]
+#   --long   also what takes long: property tests with many more cases
+# Installs what it needs on a fresh Debian 12 with Rust and a C compiler (as root, or by sudo).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+long=no
+for argument in "$@"; do
+    case "$argument" in
+    --long) long=yes ;;
+    *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
+    esac
+done
+[ "$long" = no ] || export PROPTEST_CASES=20000
+
+step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+
+step "Debian packages"
+bash tests/lab/packages.sh
+
+step "formatting"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --locked --workspace --all-targets --features sublet/system-tests -- -D warnings
+for feature in cli agent registry; do
+    cargo clippy --locked --package sublet --no-default-features --features "$feature" -- -D warnings
+done
+
+step "unit tests"
+cargo test --locked --workspace
+
+step "firmware"
+bash firmware/build.sh
+bash firmware/test.sh
+
+step "whole-system tests"
+trap 'cargo run --locked --quiet --package sublet-lab -- down >/dev/null 2>&1 || true' EXIT
+cargo test --locked --features system-tests --test system -- --test-threads 1
+
+step "done"

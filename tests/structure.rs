@@ -1,0 +1,142 @@
+//! Imports run one way, and unsafe code stays where the walls are: read from the sources themselves.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each room of package `sublet`, with the rooms that it may use.
+const ROOMS: [(&str, &[&str]); 6] = [
+    ("domain", &[]),
+    ("api", &["domain"]),
+    ("client", &["api", "domain"]),
+    ("cli", &["client", "api", "domain"]),
+    ("registry", &["clock", "api", "domain"]),
+    ("agent", &["clock", "client", "api", "domain"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below `folder`.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// A room is a folder, a file, or both.
+fn room(name: &str) -> Vec<PathBuf> {
+    let file = root().join(format!("src/{name}.rs"));
+    let mut found = sources(&root().join("src").join(name));
+    found.extend(file.exists().then_some(file));
+    assert!(!found.is_empty(), "there is no room {name}");
+    found
+}
+
+/// The rooms named after `crate::` in a source, in `use` trees as well.
+fn rooms_used(source: &str) -> Vec<String> {
+    let mut used = Vec::new();
+    for (at, _) in source.match_indices("crate::") {
+        let rest = &source[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            Some(tree) => used.extend(first_names(tree)),
+            None => used.push(name_at(rest)),
+        }
+    }
+    used
+}
+
+/// The first path segment of each branch of a `use` tree.
+fn first_names(tree: &str) -> Vec<String> {
+    let (mut names, mut depth, mut fresh) = (Vec::new(), 0, true);
+    for (at, letter) in tree.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => fresh = true,
+            letter if fresh && letter.is_alphabetic() => {
+                names.push(name_at(&tree[at..]));
+                fresh = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn name_at(text: &str) -> String {
+    text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+}
+
+#[test]
+fn imports_run_one_way() {
+    for (name, allowed) in ROOMS {
+        for path in room(name) {
+            let source = fs::read_to_string(&path).unwrap();
+            for used in rooms_used(&source) {
+                let known = ROOMS.iter().any(|(room, _)| *room == used) || used == "clock";
+                let wrong = known && used != name && !allowed.contains(&used.as_str());
+                assert!(!wrong, "{} uses {used}, which {name} may not", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_domain_has_no_clock_files_sockets_sql_or_randomness() {
+    let impure = [
+        "SystemTime",
+        "Instant::now",
+        "Timestamp::now",
+        "std::fs",
+        "std::net",
+        "rusqlite",
+        "tokio",
+        "rand::rng",
+    ];
+    for path in room("domain") {
+        let source = fs::read_to_string(&path).unwrap();
+        let promise = source.split("#[cfg(test)]").next().unwrap();
+        for word in impure {
+            let is_test = path.ends_with("tests.rs");
+            assert!(is_test || !promise.contains(word), "{} uses {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_machine_the_firmware_and_the_guest_import_nothing_of_sublet() {
+    for package in ["vmm", "vmm/protocol", "firmware", "images/guest", "images/guest/protocol"] {
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
+        let dependency = |line: &str| line.starts_with("sublet.") || line.starts_with("sublet =");
+        assert!(!manifest.lines().any(dependency), "{package} depends on sublet");
+    }
+}
+
+#[test]
+fn every_crate_of_sublet_forbids_unsafe_code() {
+    for path in sources(&root().join("src")) {
+        let is_crate =
+            path.ends_with("src/lib.rs") || path.parent().is_some_and(|folder| folder.ends_with("bin"));
+        let source = fs::read_to_string(&path).unwrap();
+        assert!(!is_crate || source.contains("#![forbid(unsafe_code)]"), "{}", path.display());
+    }
+}
+
+#[test]
+fn rooms_are_read_out_of_use_trees() {
+    let source = "use crate::{api::agent::{A, B}, domain::id};\nuse crate::client::C;";
+    assert_eq!(rooms_used(source), ["api", "domain", "client"]);
+}

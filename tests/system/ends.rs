@@ -1,0 +1,56 @@
+//! The end of a lease, and its bill.
+
+use sublet::{
+    api::{
+        agent::PartitionState,
+        problem::Code,
+        registry::EndReason,
+    },
+    domain::money::Micros,
+};
+
+use crate::world::{AN_HOUR, SMALL, shell, world};
+
+#[test]
+fn the_bill_is_the_terms_price_for_each_begun_second_and_the_ledger_says_the_same() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let loan = world.borrow(offer.id, AN_HOUR);
+    loan.shell("true").success();
+    let lease = loan.end();
+    let end = lease.end.clone().unwrap();
+    assert_eq!(end.reason, EndReason::Returned);
+    let used = end.at.duration_since(lease.started_at);
+    let seconds = i64::try_from(used.as_millis().div_ceil(1000)).unwrap();
+    assert_eq!(end.charge, Micros(lease.terms.price.per_hour_micros * seconds / 3600));
+
+    let ledger = world.wait(world.borrower.ledger()).unwrap();
+    let row = ledger.rows.into_iter().find(|row| row.lease == lease.id).unwrap();
+    assert_eq!(row.charge, end.charge);
+    assert_eq!(row.charge.0, row.fee.0 + row.payment.0);
+}
+
+#[test]
+fn a_partition_returned_at_the_host_ends_its_lease_at_the_registry() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let loan = world.borrow(offer.id, AN_HOUR);
+    loan.shell("true").success();
+    world.wait(loan.agent.give_back(offer.id)).unwrap();
+    world.wait_for_partition(offer.id, |view| view.state == PartitionState::Offered);
+    let lease = world.wait(world.borrower.lease(loan.granted.lease.id)).unwrap();
+    assert_eq!(lease.end.unwrap().reason, EndReason::Returned);
+    let refused = world.wait(loan.submit(shell("debian-micro", "true"))).unwrap_err();
+    assert!(matches!(refused.code(), Some(Code::KeyEpochPassed | Code::LeaseEnded)), "{refused}");
+}
+
+#[test]
+fn a_lease_whose_time_is_up_ends_by_itself_and_the_partition_is_on_offer_again() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let loan = world.borrow(offer.id, std::time::Duration::from_secs(5));
+    world.wait_for_partition(offer.id, |view| view.state == PartitionState::Offered && view.lease.is_none());
+    let lease = world.wait(world.borrower.lease(loan.granted.lease.id)).unwrap();
+    let end = lease.end.unwrap();
+    assert_eq!((end.reason, end.at), (EndReason::Expired, lease.expires_at));
+}

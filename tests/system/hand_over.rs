@@ -1,0 +1,36 @@
+//! From one borrower to the next: nothing of the first is left (law 8), and its key opens nothing (law 4).
+
+use sublet::api::{agent::PartitionState, problem::Code};
+
+use crate::world::{AN_HOUR, SMALL, shell, world};
+
+const MARKER: &str = "the-first-borrowers-secret";
+
+#[test]
+fn the_next_borrower_finds_neither_data_nor_logs_and_the_old_key_opens_nothing() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let first = world.borrow(offer.id, AN_HOUR);
+    first.shell(&format!("yes {MARKER} | head -c 1048576 > /dev/vda; sync; echo {MARKER} > /dev/console")).success();
+    let ended = first.end();
+    assert!(ended.end.is_some());
+    world.wait_for_partition(offer.id, |view| view.state == PartitionState::Offered);
+
+    let second = world.borrow(offer.id, AN_HOUR);
+    assert_eq!(second.shell("tr -d '\\000' < /dev/vda | wc -c").success().trim(), "0");
+    let jobs = world.wait(second.agent.jobs(offer.id)).unwrap();
+    assert_eq!(jobs.jobs.len(), 1);
+    let left = format!("grep -rl {MARKER} /var/lib/sublet/ --include=* 2>/dev/null; true");
+    let left = world.lab_host.exec(["sh", "-c", &left]).unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+
+    for refused in [
+        world.wait(first.agent.partition(offer.id)).map(drop),
+        world.wait(first.agent.jobs(offer.id)).map(drop),
+        world.wait(first.submit(shell("debian-micro", "true"))).map(drop),
+        world.wait(first.open()).map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().code(), Some(Code::KeyEpochPassed));
+    }
+    second.end();
+}

@@ -1,0 +1,14 @@
+//! What users do, whole: a registry process, lender hosts with real KVM in them, our programs on both sides.
+//!
+//! `bash tests/run.sh` runs these; they share one lab host, which is left to it to end.
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod cli;
+mod ends;
+mod hand_over;
+mod jobs;
+mod kernels;
+mod restarts;
+mod tour;
+mod world;

@@ -1,0 +1,385 @@
+//! The world of these tests: one registry, one lab host, a lender and a borrower.
+
+use std::{
+    env, fs,
+    future::Future,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{LazyLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use sublet::{
+    api::{
+        agent::{BorrowPartition, CarvePartition, JobEnd, JobState, JobView, PartitionState, PartitionView, RunJob},
+        registry::{EndLease, Lease, LeaseGranted, MakeLease, Search},
+    },
+    client::{AgentClient, ClientError, LeaseRequestId, LogEvent, RegistryClient},
+    domain::{
+        id::{JobId, PartitionId},
+        matching::Conditions,
+        resources::Allocation,
+        secret::Secret,
+    },
+};
+use sublet_lab::{Host, HostOptions, Lab, Recipe, System, prepare};
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+
+/// Longest any step may take; a guest in an emulated host takes its time.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+pub struct World {
+    pub registry: String,
+    pub lab_host: Host,
+    pub system: System,
+    /// Folder with our programs, static.
+    pub programs: PathBuf,
+    /// Files of this run: tokens, the registry's database.
+    pub directory: PathBuf,
+    pub borrower: RegistryClient,
+    runtime: Runtime,
+}
+
+static WORLD: LazyLock<World> = LazyLock::new(World::begin);
+
+/// The one world that all tests share.
+pub fn world() -> &'static World {
+    &WORLD
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn target_directory() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
+}
+
+/// Our programs, built as the quickstart builds them.
+fn programs() -> PathBuf {
+    let output = Command::new("bash").arg(repository().join("examples/build.sh")).stderr(Stdio::inherit()).output();
+    let output = output.expect("bash is there");
+    assert!(output.status.success(), "examples/build.sh failed");
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+impl World {
+    fn begin() -> Self {
+        let programs = programs();
+        let directory = target_directory().join("system-tests");
+        let lab = Lab::open(directory.join("lab")).unwrap();
+        for old in lab.hosts().unwrap() {
+            lab.remove(&old).unwrap();
+        }
+        let files = directory.join("registry");
+        let _ = fs::remove_dir_all(&files);
+        fs::create_dir_all(&files).unwrap();
+
+        let token = |role: &str, name: &str| make_token(&programs, &files, role, name);
+        let enrolment = token("lender", "alice");
+        let borrower_token = fs::read_to_string(token("borrower", "bob")).unwrap();
+        let registry = start_registry(&programs, &files);
+        let recipe = Recipe { programs: Some(programs.clone()), ..Recipe::default() };
+        let system = prepare(&recipe, &|step| eprintln!("lab: {step}")).unwrap();
+        let options = HostOptions {
+            registry: Some(registry.clone()),
+            enrolment_token_file: Some(enrolment),
+            ..HostOptions::default()
+        };
+        let lab_host = lab.up("host-1", &options, &system).unwrap();
+        let borrower = RegistryClient::new(&registry, Some(Secret::new(borrower_token.trim()))).unwrap();
+        let runtime = Runtime::new().unwrap();
+        Self { registry, lab_host, system, programs, directory: files, borrower, runtime }
+    }
+
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// The lab host's agent, as its owner.
+    pub fn owner(&self) -> AgentClient {
+        let token = self.lab_host.owner_token().unwrap();
+        AgentClient::new(&self.lab_host.address(), Some(Secret::new(token))).unwrap()
+    }
+
+    pub fn agent_with(&self, key: &Secret) -> AgentClient {
+        AgentClient::new(&self.lab_host.address(), Some(key.clone())).unwrap()
+    }
+
+    /// A file with a new token of another borrower or lender.
+    pub fn token(&self, role: &str, name: &str) -> PathBuf {
+        make_token(&self.programs, &self.directory, role, name)
+    }
+
+    /// Runs the `sublet` program as the borrower and as the host's owner.
+    pub fn sublet(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("sublet"));
+        command
+            .args(arguments)
+            .env("SUBLET_REGISTRY", &self.registry)
+            .env("SUBLET_TOKEN_FILE", self.directory.join("bob.token"))
+            .env("SUBLET_STATE_DIR", self.directory.join("bob"))
+            .env("SUBLET_HOST", self.lab_host.address())
+            .env("SUBLET_OWNER_TOKEN_FILE", self.lab_host.owner_token_file())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Carves a partition and offers it.
+    pub fn offer(&self, allocation: Allocation) -> Offered {
+        let view = self.wait(async {
+            let owner = self.owner();
+            let carved = owner.carve(&CarvePartition { allocation, price: None }).await.unwrap();
+            owner.offer(carved.id).await.unwrap()
+        });
+        assert_eq!(view.state, PartitionState::Offered);
+        Offered { id: view.id }
+    }
+
+    /// Leases a partition on offer and opens it.
+    pub fn borrow(&self, partition: PartitionId, duration: Duration) -> Loan {
+        let granted = self.wait(self.lease(&self.borrower, partition, duration)).unwrap();
+        let loan = self.loan(granted);
+        self.wait(loan.open()).unwrap();
+        loan
+    }
+
+    pub fn loan(&self, granted: LeaseGranted) -> Loan {
+        Loan { agent: self.agent_with(&granted.key), granted }
+    }
+
+    pub async fn lease(
+        &self,
+        borrower: &RegistryClient,
+        partition: PartitionId,
+        duration: Duration,
+    ) -> Result<LeaseGranted, ClientError> {
+        let search = Search { conditions: Conditions::default(), limit: Some(1000), cursor: None };
+        let offers = borrower.search(&search).await?.offers;
+        let offer = offers.into_iter().find(|offer| offer.partition == partition).expect("it is on offer");
+        let wish = MakeLease {
+            host: offer.host,
+            partition,
+            terms_version: offer.terms_version,
+            duration_seconds: duration.as_secs(),
+        };
+        borrower.make_lease(LeaseRequestId(Uuid::now_v7()), &wish).await
+    }
+
+    /// Waits until the host says that a partition is as wanted.
+    pub fn wait_for_partition(&self, id: PartitionId, wanted: impl Fn(&PartitionView) -> bool) -> PartitionView {
+        let owner = self.owner();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.wait(owner.partition(id));
+            match seen {
+                Ok(view) if wanted(&view) => return view,
+                seen => assert!(Instant::now() < deadline, "partition {id} is still {seen:?}"),
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+/// A partition on offer; given back to the host at the end of its test.
+pub struct Offered {
+    pub id: PartitionId,
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        let world = world();
+        world.wait_for_partition(self.id, |view| view.state == PartitionState::Offered);
+        world.wait(async {
+            world.owner().withdraw(self.id).await.unwrap();
+            world.owner().release(self.id).await.unwrap();
+        });
+    }
+}
+
+/// A lease that was opened at its host.
+pub struct Loan {
+    pub granted: LeaseGranted,
+    pub agent: AgentClient,
+}
+
+impl Loan {
+    pub fn partition(&self) -> PartitionId {
+        self.granted.lease.partition
+    }
+
+    pub async fn open(&self) -> Result<PartitionView, ClientError> {
+        let exchange = BorrowPartition {
+            host: self.granted.lease.host,
+            allocation_digest: self.granted.allocation_digest,
+        };
+        self.agent.borrow(self.partition(), &exchange).await
+    }
+
+    pub async fn submit(&self, job: RunJob) -> Result<JobView, ClientError> {
+        self.agent.run(self.partition(), Uuid::now_v7(), &job).await
+    }
+
+    /// Runs a job to its end.
+    pub fn run(&self, job: RunJob) -> Finished {
+        world().wait(async {
+            let job = self.submit(job).await.unwrap();
+            self.follow(job.id).await
+        })
+    }
+
+    /// Runs a shell script in `debian-micro` to its end.
+    pub fn shell(&self, script: &str) -> Finished {
+        self.run(shell("debian-micro", script))
+    }
+
+    /// A job's whole output and its end, over as many connections as it takes.
+    pub async fn follow(&self, job: JobId) -> Finished {
+        let deadline = Instant::now() + PATIENCE;
+        let mut finished = Finished::default();
+        let mut last: Option<String> = None;
+        loop {
+            assert!(Instant::now() < deadline, "job {job} did not end; so far: {finished:?}");
+            let Ok(mut events) = self.agent.logs(self.partition(), job, last.as_deref()).await else { continue };
+            let next = || tokio::time::timeout(PATIENCE, events.next());
+            let mut next = next;
+            while let Ok(Some(event)) = next().await.expect("something is heard of the job") {
+                if finished.take(event) {
+                    return finished;
+                }
+            }
+            last = events.last_id().map(str::to_owned);
+        }
+    }
+
+    /// Reads a job's output until `wanted` stands in it, and leaves it running.
+    pub async fn wait_for_output(&self, job: JobId, wanted: &str) {
+        let mut seen = Finished::default();
+        let mut events = self.agent.logs(self.partition(), job, None).await.unwrap();
+        while !seen.stdout().contains(wanted) {
+            let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("the job says something");
+            let ended = seen.take(event.unwrap().expect("the stream goes on"));
+            assert!(!ended, "the job ended without saying {wanted:?}: {seen:?}");
+        }
+    }
+
+    /// Ends the lease at the registry.
+    pub fn end(&self) -> Lease {
+        let end = EndLease {
+            host: self.granted.lease.host,
+            partition: self.partition(),
+            key: self.granted.key.clone(),
+        };
+        let world = world();
+        world.wait(world.borrower.end_lease(self.granted.lease.id, &end)).unwrap()
+    }
+}
+
+/// What a job left behind.
+#[derive(Debug, Default)]
+pub struct Finished {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub end: Option<JobEnd>,
+}
+
+impl Finished {
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    pub fn end(&self) -> &JobEnd {
+        self.end.as_ref().expect("the job ended")
+    }
+
+    /// The output of a job that went well.
+    pub fn success(self) -> String {
+        assert_eq!(self.end(), &JobEnd::Exited { code: 0 }, "{self:?}");
+        self.stdout()
+    }
+
+    /// Adds an event, which must go on where the output stood; true: it was the end.
+    fn take(&mut self, event: LogEvent) -> bool {
+        let (stream, offset, bytes) = match event {
+            LogEvent::Stdout { offset, bytes } => (&mut self.stdout, offset, bytes),
+            LogEvent::Stderr { offset, bytes } => (&mut self.stderr, offset, bytes),
+            LogEvent::Console { .. } => return false,
+            LogEvent::End(job) => {
+                let JobState::Ended { end } = job.state else { panic!("an end that is none: {job:?}") };
+                self.end = Some(end);
+                return true;
+            }
+        };
+        assert_eq!(offset, stream.len() as u64, "output is lost or doubled");
+        stream.extend_from_slice(&bytes);
+        false
+    }
+}
+
+pub fn shell(image: &str, script: &str) -> RunJob {
+    RunJob {
+        image: Some(image.to_owned()),
+        argv: ["sh", "-c", script].map(str::to_owned).into(),
+        ..RunJob::default()
+    }
+}
+
+/// One CPU and little memory: boots quickest.
+pub const SMALL: Allocation = Allocation { cpus: 1, memory_mib: 256, disk_mib: 16 };
+
+pub const AN_HOUR: Duration = Duration::from_secs(3600);
+
+/// Ended, and its output.
+pub fn output(mut command: Command) -> Output {
+    command.output().expect("the program is there")
+}
+
+fn make_token(programs: &Path, files: &Path, role: &str, name: &str) -> PathBuf {
+    let output = Command::new(programs.join("sublet-registry"))
+        .arg("--database")
+        .arg(files.join("registry.db"))
+        .args(["token", role, "--name", name])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let file = files.join(format!("{name}.token"));
+    fs::write(&file, output.stdout).unwrap();
+    file
+}
+
+/// Starts the registry, which ends with these tests, and waits until it says where it listens.
+fn start_registry(programs: &Path, files: &Path) -> String {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL"])
+        .arg(programs.join("sublet-registry"))
+        .arg("--database")
+        .arg(files.join("registry.db"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--beat-every-ms", "2000"])
+        .stderr(Stdio::piped());
+    let (said, heard) = mpsc::channel();
+    let log = files.join("registry.log");
+    // The signal is sent when the thread that started the process ends, so this one stays.
+    thread::spawn(move || {
+        let mut registry = command.spawn().expect("setpriv and the registry are there");
+        let mut log = fs::File::create(log).unwrap();
+        for line in BufReader::new(registry.stderr.take().unwrap()).lines().map_while(Result::ok) {
+            std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes()).unwrap();
+            if let Some((_, address)) = line.split_once("listening on ") {
+                let _ = said.send(address.trim().to_owned());
+            }
+        }
+        registry.wait()
+    });
+    heard.recv_timeout(PATIENCE).expect("the registry says where it listens")
+}
