@@ -31,6 +31,7 @@ tree=$(mktemp -d "$output/tree.XXXXXX")
 trap 'rm -rf "$tree"' EXIT
 stage_busybox "$tree"
 stage_modules "$kernel" "$tree" "${modules[@]}"
+strip_signatures "$tree"
 mkdir -p "$tree/proc" "$tree/sys" "$tree/dev"
 install -m 755 "$here/init" "$tree/init"
 install -m 755 "$here/agent" "$tree/bin/agent"

@@ -10,7 +10,7 @@ use std::thread;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use sublet_lab::exec::Command;
-use sublet_lab::{AgentAction, Host, HostOptions, Lab, Recipe, System, prepare};
+use sublet_lab::{AgentAction, Host, HostOptions, Lab, Recipe, prepare};
 
 type Result<T = ExitCode> = std::result::Result<T, Box<dyn Error>>;
 
@@ -133,17 +133,17 @@ impl Arguments {
     pub(crate) fn run(self) -> Result {
         let Self { dir, system_dir, action } = self;
         let lab = || Lab::open(dir.clone().unwrap_or_else(Lab::default_directory));
-        let system_dir = system_dir.unwrap_or_else(|| Recipe::default().directory);
+        let system_dir = || system_dir.unwrap_or_else(|| Recipe::default().directory);
         match action {
-            Action::Prepare(build) => prepare(&build.recipe(system_dir), &say).map(drop)?,
-            Action::Up(up) => up.run(&lab()?, system_dir)?,
+            Action::Prepare(build) => prepare(&build.recipe(system_dir()), &say).map(drop)?,
+            Action::Up(up) => up.run(&lab()?, system_dir())?,
             Action::List { json } => print(&lab()?.hosts()?, json),
             Action::Exec { host, command } => return exec(&lab()?.host(&host)?, command),
             Action::Copy { host, local, remote } => lab()?.host(&host)?.copy(&local, &remote)?,
             Action::Agent { host, action } => return agent(&lab()?.host(&host)?, action),
             Action::Logs { host, log } => logs(&lab()?.host(&host)?, log)?,
             Action::Kill { host } => lab()?.host(&host)?.kill()?,
-            Action::Start { host } => lab()?.host(&host)?.start(&System::at(&system_dir))?,
+            Action::Start { host } => start(&lab()?.host(&host)?)?,
             Action::Down { host } => down(&lab()?, host)?,
         }
         Ok(ExitCode::SUCCESS)
@@ -238,6 +238,10 @@ fn as_json(host: &Host) -> serde_json::Value {
         "agent_log": host.agent_log(),
         "options": host.options(),
     })
+}
+
+fn start(host: &Host) -> Result<()> {
+    Ok(host.start(host.system())?)
 }
 
 fn exec(host: &Host, command: Vec<String>) -> Result {

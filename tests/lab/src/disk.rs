@@ -8,6 +8,8 @@ use std::process::Command;
 use thiserror::Error;
 
 const MIB: u64 = 1024 * 1024;
+/// ext4's, in bytes.
+const BLOCK: u64 = 4096;
 
 #[derive(Debug, Error)]
 pub enum DiskError {
@@ -26,12 +28,37 @@ pub(crate) fn make_empty(file: &Path, size_mib: u64) -> Result<(), DiskError> {
     make(file, size_mib, &["-E", "lazy_itable_init=1,lazy_journal_init=1", "-m", "0"], None)
 }
 
-/// An ext4 disk that holds what `directory` holds, to be mounted read-only. Takes the place of an older one at
-/// once; hosts that run keep the one they started with.
-pub(crate) fn make_from(directory: &Path, file: &Path) -> Result<(), DiskError> {
-    let content_mib =
-        size_of(directory).map_err(|error| DiskError::Read(directory.into(), error))?.div_ceil(MIB);
-    make(file, content_mib + content_mib / 16 + 4, &["-O", "^has_journal", "-m", "0"], Some(directory))
+/// An ext4 disk that holds these files and directories, to be mounted read-only. Takes the place of an older
+/// one at once; hosts that run keep the one they started with.
+pub(crate) fn make_from(content: &[PathBuf], file: &Path) -> Result<(), DiskError> {
+    let stage = file.with_extension("content");
+    let cannot_stage = |error| DiskError::Write(stage.clone(), error);
+    match fs::remove_dir_all(&stage) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot_stage(error)),
+        _ => fs::create_dir(&stage).map_err(cannot_stage)?,
+    }
+    let mut bytes = 0;
+    for path in content {
+        let to = stage.join(path.file_name().unwrap_or_default());
+        bytes += copy_all(path, &to).map_err(|error| DiskError::Read(path.clone(), error))?;
+    }
+    let mib = bytes.div_ceil(MIB);
+    make(file, mib + mib / 16 + 4, &["-O", "^has_journal", "-m", "0"], Some(&stage))?;
+    fs::remove_dir_all(&stage).map_err(cannot_stage)
+}
+
+/// Copies a file, or a directory with all that is below it; how many bytes that takes, at most, on a disk.
+fn copy_all(from: &Path, to: &Path) -> io::Result<u64> {
+    if !from.is_dir() {
+        return Ok(fs::copy(from, to)? + BLOCK);
+    }
+    fs::create_dir(to)?;
+    let mut bytes = BLOCK;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        bytes += copy_all(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(bytes)
 }
 
 fn make(file: &Path, size_mib: u64, options: &[&str], content: Option<&Path>) -> Result<(), DiskError> {
@@ -49,15 +76,4 @@ fn make(file: &Path, size_mib: u64, options: &[&str], content: Option<&Path>) ->
         return Err(DiskError::Refused(file.into(), said));
     }
     fs::rename(&new, file).map_err(cannot_write)
-}
-
-/// Bytes of all files below a directory, links followed as mke2fs does not: an upper bound.
-fn size_of(directory: &Path) -> io::Result<u64> {
-    let mut total = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        total += if metadata.is_dir() { size_of(&entry.path())? } else { metadata.len() + 4096 };
-    }
-    Ok(total)
 }

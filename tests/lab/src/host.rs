@@ -57,6 +57,8 @@ impl Default for HostOptions {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) options: HostOptions,
+    /// What it starts from.
+    pub(crate) system: System,
     pub(crate) agent_port: u16,
     pub(crate) exec_port: u16,
 }
@@ -125,6 +127,11 @@ impl Host {
 
     pub fn options(&self) -> &HostOptions {
         &self.record.options
+    }
+
+    /// What it was last brought up from.
+    pub fn system(&self) -> &System {
+        &self.record.system
     }
 
     /// Base URL of its agent's API, from this machine.
@@ -331,6 +338,9 @@ impl Host {
 
     /// Dials the host, to run one command as its root.
     pub fn connect(&self) -> Result<Connection, ExecError> {
+        if !self.is_running() {
+            return Err(ExecError::Off(self.name.clone()));
+        }
         let secret = self.secret().map_err(ExecError::Secret)?;
         Connection::open(self.record.exec_port, &secret)
     }

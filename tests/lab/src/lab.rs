@@ -47,6 +47,8 @@ pub enum UpError {
     Lab(LabError),
     #[error("a host with repeatable time has 1 CPU, not {0}")]
     IcountCpus(u32),
+    #[error("{0} was made with other options than those asked for now; end it first (sublet-lab down {0})")]
+    OtherOptions(String),
     #[error("no port of this machine between 20000 and 32000 is free")]
     NoPort,
     #[error("cannot make the disk of {0}")]
@@ -158,17 +160,20 @@ impl Lab {
             return Err(LabError::Name(name.into()).into());
         }
         let _lock = self.lock(&format!("{name}.lock"))?;
-        let host = match self.find(name)? {
+        let mut host = match self.find(name)? {
+            Some(host) if host.record.options != *options => return Err(UpError::OtherOptions(name.into())),
             Some(host) => host,
-            None => self.make(name, options)?,
+            None => self.make(name, options, system)?,
         };
         if !host.is_running() {
+            host.record.system = system.clone();
+            write_record(&host)?;
             host.start(system).map_err(|error| UpError::Start(name.into(), error))?;
         }
         Ok(host)
     }
 
-    fn make(&self, name: &str, options: &HostOptions) -> Result<Host, UpError> {
+    fn make(&self, name: &str, options: &HostOptions, system: &System) -> Result<Host, UpError> {
         if options.icount && options.cpus != 1 {
             return Err(UpError::IcountCpus(options.cpus));
         }
@@ -176,16 +181,13 @@ impl Lab {
         let directory = self.hosts_directory().join(name);
         fs::create_dir_all(&directory).map_err(|error| LabError::File(directory.clone(), error))?;
         let [agent_port, exec_port] = self.choose_ports()?;
-        let record = Record { options: options.clone(), agent_port, exec_port };
+        let record = Record { options: options.clone(), system: system.clone(), agent_port, exec_port };
         let host = Host { name: name.into(), directory, lab: self.directory.clone(), record };
         disk::make_empty(&host.state_disk(), options.disk_mib)
             .map_err(|error| UpError::Disk(name.into(), error))?;
         copy_enrolment_token(&host)?;
         // Written last: what has no record is no host, and is made anew.
-        let path = host.directory.join("host.json");
-        let text =
-            serde_json::to_vec_pretty(&host.record).map_err(|error| LabError::Record(path.clone(), error))?;
-        fs::write(&path, text).map_err(|error| LabError::File(path, error))?;
+        write_record(&host)?;
         Ok(host)
     }
 
@@ -206,6 +208,14 @@ impl Lab {
         host.kill().map_err(|error| LabError::Kill(host.name.clone(), error))?;
         fs::remove_dir_all(&host.directory).map_err(|error| LabError::File(host.directory.clone(), error))
     }
+}
+
+fn write_record(host: &Host) -> Result<(), LabError> {
+    let path = host.directory.join("host.json");
+    let text =
+        serde_json::to_vec_pretty(&host.record).map_err(|error| LabError::Record(path.clone(), error))?;
+    let new = path.with_extension("new");
+    fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(|error| LabError::File(path, error))
 }
 
 fn copy_enrolment_token(host: &Host) -> Result<(), LabError> {

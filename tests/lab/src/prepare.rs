@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::disk::{self, DiskError};
@@ -53,7 +55,7 @@ impl Default for Recipe {
 }
 
 /// What lab hosts start from. Hosts only read it; it can be rebuilt while they run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
@@ -61,18 +63,6 @@ pub struct System {
     pub programs: PathBuf,
     /// Disk with the OS images.
     pub images: PathBuf,
-}
-
-impl System {
-    /// Where [`prepare`] with this directory leaves it.
-    pub fn at(directory: &Path) -> Self {
-        Self {
-            kernel: directory.join("host/vmlinux"),
-            initrd: directory.join("host/initrd.img"),
-            programs: directory.join("programs.ext4"),
-            images: directory.join("images.ext4"),
-        }
-    }
 }
 
 #[derive(Debug, Error)]
@@ -97,14 +87,18 @@ pub fn prepare(recipe: &Recipe, say: &dyn Fn(&str)) -> Result<System, PrepareErr
     let _lock = lock(&directory.join("lock"))?;
 
     say("kernel and initramfs of the lab host");
-    run(script("tests/lab/host/build.sh").arg(cache(directory)).arg(directory.join("host")))?;
+    let host = directory.join("host");
+    run(script("tests/lab/host/build.sh").arg(cache(directory)).arg(&host))?;
     let programs = match &recipe.programs {
         Some(programs) => programs.clone(),
         None => build_programs(recipe, say)?,
     };
-    programs_disk(recipe, &programs)?;
-    images_disk(recipe, &programs, say)?;
-    Ok(System::at(directory))
+    Ok(System {
+        kernel: host.join("vmlinux"),
+        initrd: host.join("initrd.img"),
+        programs: programs_disk(recipe, &programs)?,
+        images: images_disk(recipe, &programs, say)?,
+    })
 }
 
 fn cache(directory: &Path) -> PathBuf {
@@ -124,8 +118,7 @@ fn script(path: &str) -> Command {
 
 /// What it prints goes to standard error: standard output belongs to the lab's own answer.
 fn run(command: &mut Command) -> Result<(), PrepareError> {
-    let name = || command_name(command);
-    let name = name();
+    let name = command_name(command);
     let status = command
         .stdin(Stdio::null())
         .stdout(io::stderr())
@@ -161,67 +154,56 @@ fn programs(recipe: &Recipe) -> impl Iterator<Item = (&'static str, &'static str
     [("sublet-lab", "sublet-lab-host")].into_iter().chain(vmm).chain(guest).chain(agent)
 }
 
-fn programs_disk(recipe: &Recipe, from: &Path) -> Result<(), PrepareError> {
+fn programs_disk(recipe: &Recipe, from: &Path) -> Result<PathBuf, PrepareError> {
     let files: Vec<PathBuf> = programs(recipe).map(|(_, program)| from.join(program)).collect();
-    let disk = System::at(&recipe.directory).programs;
-    if is_made_of(&disk, &files)? {
-        return Ok(());
-    }
-    let stage = recipe.directory.join("programs");
-    let cannot = |error| PrepareError::File(stage.clone(), error);
-    match fs::remove_dir_all(&stage) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
-        _ => fs::create_dir(&stage).map_err(cannot)?,
-    }
-    for file in &files {
-        let name = file.file_name().unwrap_or_default();
-        fs::copy(file, stage.join(name)).map_err(|error| PrepareError::File(file.clone(), error))?;
-    }
-    disk::make_from(&stage, &disk).map_err(PrepareError::Disk)?;
-    note_made_of(&disk, &files)
+    up_to_date_disk(&recipe.directory, "programs", &files)
 }
 
-fn images_disk(recipe: &Recipe, programs: &Path, say: &dyn Fn(&str)) -> Result<(), PrepareError> {
-    let directory = recipe.directory.join("images");
-    fs::create_dir_all(&directory).map_err(|error| PrepareError::File(directory.clone(), error))?;
-    let mut manifests = Vec::new();
+fn images_disk(recipe: &Recipe, programs: &Path, say: &dyn Fn(&str)) -> Result<PathBuf, PrepareError> {
+    let mut directories = Vec::new();
     for image in &recipe.images {
         say(&format!("OS image {image}"));
-        let output = directory.join(image);
+        let output = recipe.directory.join("images").join(image);
         let mut build = script("images/build.sh");
         build.arg(image).arg(&output).arg("--guest").arg(programs.join("sublet-guest"));
         run(build.arg("--cache").arg(cache(&recipe.directory)))?;
-        manifests.push(output.join("image.json"));
+        directories.push(output);
     }
-    let disk = System::at(&recipe.directory).images;
-    if is_made_of(&disk, &manifests)? {
-        return Ok(());
+    up_to_date_disk(&recipe.directory, "images", &directories)
+}
+
+/// A disk with these files and directories. Labs that want others of the same kind have another disk.
+fn up_to_date_disk(directory: &Path, kind: &str, content: &[PathBuf]) -> Result<PathBuf, PrepareError> {
+    let names: Vec<_> = content.iter().map(|path| path.to_string_lossy()).collect();
+    let which = hex::encode(Sha256::digest(names.join("\n")).get(..4).unwrap_or_default());
+    let disk = directory.join(format!("{kind}-{which}.ext4"));
+    let made_of = disk.with_extension("made-of");
+    let wanted = describe(content)?;
+    if !disk.exists() || fs::read_to_string(&made_of).ok().as_ref() != Some(&wanted) {
+        disk::make_from(content, &disk).map_err(PrepareError::Disk)?;
+        fs::write(&made_of, wanted).map_err(|error| PrepareError::File(made_of, error))?;
     }
-    disk::make_from(&directory, &disk).map_err(PrepareError::Disk)?;
-    note_made_of(&disk, &manifests)
+    Ok(disk)
 }
 
-/// Whether a disk exists and was made of just these files as they are now.
-fn is_made_of(disk: &Path, files: &[PathBuf]) -> Result<bool, PrepareError> {
-    let noted = fs::read_to_string(noted(disk)).unwrap_or_default();
-    Ok(disk.exists() && noted == describe(files)?)
-}
-
-fn note_made_of(disk: &Path, files: &[PathBuf]) -> Result<(), PrepareError> {
-    let path = noted(disk);
-    fs::write(&path, describe(files)?).map_err(|error| PrepareError::File(path, error))
-}
-
-fn noted(disk: &Path) -> PathBuf {
-    disk.with_extension("made-of")
-}
-
-/// Name, size and time of change of each.
-fn describe(files: &[PathBuf]) -> Result<String, PrepareError> {
+/// Name, size and time of change of each file in and below these.
+fn describe(content: &[PathBuf]) -> Result<String, PrepareError> {
     let mut all = String::new();
-    for file in files {
-        let metadata = file.metadata().map_err(|error| PrepareError::File(file.clone(), error))?;
-        all.push_str(&format!("{} {} {:?}\n", file.display(), metadata.len(), metadata.modified().ok()));
+    for path in content {
+        let cannot = |error| PrepareError::File(path.clone(), error);
+        let metadata = path.metadata().map_err(cannot)?;
+        if metadata.is_dir() {
+            all.push_str(&describe(&entries(path).map_err(cannot)?)?);
+        } else {
+            all.push_str(&format!("{} {} {:?}\n", path.display(), metadata.len(), metadata.modified().ok()));
+        }
     }
     Ok(all)
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }

@@ -18,6 +18,8 @@ const INTRODUCTION_LIMIT: Duration = Duration::from_secs(2);
 pub enum ExecError {
     #[error("this lab has no secret to show to its hosts")]
     Secret(#[source] SecretError),
+    #[error("{0} is off; start it first")]
+    Off(String),
     #[error("nothing listens at {0}; is the host up?")]
     Connect(SocketAddr, #[source] io::Error),
     #[error("cannot set up the connection")]

@@ -1,5 +1,10 @@
 use super::*;
 
+fn system() -> System {
+    let path = PathBuf::from("/nowhere");
+    System { kernel: path.clone(), initrd: path.clone(), programs: path.clone(), images: path }
+}
+
 #[test]
 fn a_lab_keeps_its_secrets_when_it_is_opened_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -30,7 +35,7 @@ fn hosts_are_kept_with_their_options_and_never_share_a_port() {
     let lab = Lab::open(directory.path()).unwrap();
     let options = HostOptions { disk_mib: 16, cpus: 2, ..HostOptions::default() };
     for number in [1, 2, 10] {
-        lab.make(&format!("host-{number}"), &options).unwrap();
+        lab.make(&format!("host-{number}"), &options, &system()).unwrap();
     }
     let hosts = lab.hosts().unwrap();
     assert_eq!(hosts.iter().map(Host::name).collect::<Vec<_>>(), ["host-1", "host-2", "host-10"]);
@@ -48,5 +53,15 @@ fn repeatable_time_is_refused_to_a_host_with_several_cpus() {
     let directory = tempfile::tempdir().unwrap();
     let lab = Lab::open(directory.path()).unwrap();
     let options = HostOptions { icount: true, cpus: 2, ..HostOptions::default() };
-    assert!(matches!(lab.make("host-1", &options), Err(UpError::IcountCpus(2))));
+    assert!(matches!(lab.make("host-1", &options, &system()), Err(UpError::IcountCpus(2))));
+}
+
+#[test]
+fn a_host_is_not_taken_for_one_with_other_options() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = Lab::open(directory.path()).unwrap();
+    let options = HostOptions { disk_mib: 16, ..HostOptions::default() };
+    lab.make("host-1", &options, &system()).unwrap();
+    let others = HostOptions { registry: Some("http://127.0.0.1:7070".into()), ..options };
+    assert!(matches!(lab.up("host-1", &others, &system()), Err(UpError::OtherOptions(_))));
 }

@@ -81,7 +81,8 @@ fn a_process_is_found_by_its_pid_file_and_is_gone_once_killed() {
         .spawn()
         .unwrap();
     fs::write(&pid_file, child.id().to_string()).unwrap();
-    let process = Process::find(&pid_file).unwrap();
+    // A process is there a moment before its command line is.
+    let process = crate::wait::until(Duration::from_secs(10), || Process::find(&pid_file)).unwrap();
     assert_eq!(process.id, child.id());
     process.kill().unwrap();
     child.wait().unwrap();
