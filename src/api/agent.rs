@@ -218,6 +218,12 @@ pub struct JobView {
     /// Bytes of output that the host holds.
     pub stdout_bytes: u64,
     pub stderr_bytes: u64,
+    /// Bytes of output beyond those, which were more than the host keeps: at most 64 MiB of a stream, and 256 MiB
+    /// of a lease. Known when the job has ended.
+    #[serde(default)]
+    pub stdout_dropped_bytes: u64,
+    #[serde(default)]
+    pub stderr_dropped_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

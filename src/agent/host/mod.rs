@@ -3,5 +3,6 @@
 
 pub mod carve;
 pub mod cgroup;
+pub mod clock;
 pub mod disk;
 pub mod inventory;

@@ -1,0 +1,233 @@
+//! One connection to a guest's job runner: jobs go in, output and ends come out, each stored before the guest is told
+//! that it may forget.
+
+use std::{sync::Arc, time::Duration};
+
+use sublet_guest_protocol::{self as protocol, FrameError, FromGuest, FromHost, JobProgress, Resume, Stream};
+use thiserror::Error;
+use tokio::{sync::watch, task::JoinError, time::timeout};
+use uuid::Uuid;
+
+use super::{
+    frames::Frames,
+    jobs::{Ending, Job, Jobs, Stage},
+    output::{JobOutput, OutputError},
+};
+use crate::{
+    agent::{host::clock::Clock, partition::table::TableError},
+    api::agent::JobEnd,
+    domain::id::JobId,
+};
+
+/// After a guest has ended, what it had sent may still be on its way; once so long nothing came, nothing will.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub enum RelayError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the guest does not keep to the protocol: {0}")]
+    Misbehaved(&'static str),
+    #[error("a job's output cannot be stored")]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error("the thread that stores output ended")]
+    Gone(#[from] JoinError),
+}
+
+/// The host's end of one connection.
+pub struct Relay {
+    frames: Frames,
+    jobs: Jobs,
+    clock: Arc<Clock>,
+    current: Option<Current>,
+}
+
+/// The job that the guest runs, or was told to.
+struct Current {
+    id: JobId,
+    output: JobOutput,
+    cancel_sent: bool,
+}
+
+impl Relay {
+    pub fn new(frames: Frames, jobs: Jobs, clock: Arc<Clock>) -> Self {
+        Self { frames, jobs, clock, current: None }
+    }
+
+    /// Serves the runner that has greeted with `known` until the connection breaks, or until the guest is `off` and
+    /// everything it had sent was taken.
+    pub async fn run(
+        mut self,
+        known: Vec<JobProgress>,
+        mut off: watch::Receiver<bool>,
+    ) -> Result<(), RelayError> {
+        self.welcome(&known).await?;
+        self.give_work().await?;
+        loop {
+            tokio::select! {
+                message = self.frames.receive() => self.hear(message?).await?,
+                () = self.jobs.signals().work() => self.give_work().await?,
+                () = ended(&mut off) => return self.drain().await,
+            }
+        }
+    }
+
+    async fn drain(&mut self) -> Result<(), RelayError> {
+        while let Ok(message) = timeout(QUIET, self.frames.receive()).await {
+            self.hear(message?).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on where the connection before broke off.
+    async fn welcome(&mut self, known: &[JobProgress]) -> Result<(), RelayError> {
+        let current = self.jobs.in_flight().await?;
+        let progress = |job: &Job| known.iter().find(|known| known.job == wire_id(job.id));
+        match current.as_ref().map(|job| (job, progress(job))) {
+            Some((job, Some(progress))) => self.resume(job.id, progress).await?,
+            Some((job, None)) if job.stage == Stage::Running => self.lose(job.id).await?,
+            // A job that was sent and not heard of is sent again; a runner that knows it does not run it twice.
+            _ => {}
+        }
+        self.frames.send(&FromHost::Welcome { resume: self.resume_points() }).await?;
+        let current = self.current_id();
+        for stale in known.iter().filter(|known| current != Some(known.job)) {
+            self.frames.send(&FromHost::Cancel { job: stale.job }).await?;
+            self.frames.send(&FromHost::Forget { job: stale.job }).await?;
+        }
+        Ok(())
+    }
+
+    async fn resume(&mut self, id: JobId, progress: &JobProgress) -> Result<(), RelayError> {
+        let mut current = self.open(id).await?;
+        current.output.stream(Stream::Stdout).resume(progress.stdout_from);
+        current.output.stream(Stream::Stderr).resume(progress.stderr_from);
+        self.current = Some(current);
+        Ok(())
+    }
+
+    /// The runner was started anew and knows nothing of a job that it had begun: it is not begun twice (law 6).
+    async fn lose(&self, id: JobId) -> Result<(), RelayError> {
+        let reason = "the job runner in the guest was restarted and has lost the job".to_owned();
+        let ending = Ending { end: JobEnd::GuestFailed { reason }, dropped: (0, 0) };
+        Ok(self.jobs.end(id, ending, self.clock.now()).await?)
+    }
+
+    fn resume_points(&self) -> Vec<Resume> {
+        let point = |current: &Current| {
+            let (stdout, stderr) = current.output.taken();
+            Resume { job: wire_id(current.id), stdout, stderr }
+        };
+        self.current.iter().map(point).collect()
+    }
+
+    fn current_id(&self) -> Option<protocol::JobId> {
+        self.current.as_ref().map(|current| wire_id(current.id))
+    }
+
+    async fn open(&self, id: JobId) -> Result<Current, RelayError> {
+        let directory = self.jobs.output_directory().to_owned();
+        let output = tokio::task::spawn_blocking(move || JobOutput::open(&directory, id)).await??;
+        Ok(Current { id, output, cancel_sent: false })
+    }
+
+    /// Tells the guest what it does not know yet: the next job, or that the one it runs is cancelled.
+    async fn give_work(&mut self) -> Result<(), RelayError> {
+        let Some(job) = self.jobs.next().await? else { return Ok(()) };
+        if self.current_id() != Some(wire_id(job.id)) {
+            self.current = Some(self.open(job.id).await?);
+            self.frames.send(&FromHost::Start(job.spec)).await?;
+        }
+        if let Some(current) =
+            self.current.as_mut().filter(|current| job.cancel_requested && !current.cancel_sent)
+        {
+            current.cancel_sent = true;
+            self.frames.send(&FromHost::Cancel { job: wire_id(job.id) }).await?;
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, message: FromGuest) -> Result<(), RelayError> {
+        match message {
+            FromGuest::Hello { .. } => Err(RelayError::Misbehaved("it greeted twice")),
+            FromGuest::Started { job } if self.current_id() == Some(job) => {
+                Ok(self.jobs.started(host_id(job)).await?)
+            }
+            FromGuest::Output { job, stream, offset, bytes } => self.keep(job, stream, offset, bytes).await,
+            FromGuest::Ended { job, end, stdout_bytes, stderr_bytes } => {
+                self.ended(job, end, (stdout_bytes, stderr_bytes)).await
+            }
+            FromGuest::Started { .. } => Ok(()),
+        }
+    }
+
+    async fn keep(
+        &mut self,
+        job: protocol::JobId,
+        stream: Stream,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> Result<(), RelayError> {
+        let Some(mut current) = self.current.take_if(|current| wire_id(current.id) == job) else {
+            return Err(RelayError::Misbehaved("it sent output of a job that does not run"));
+        };
+        let (current, taken) = tokio::task::spawn_blocking(move || {
+            let log = current.output.stream(stream);
+            let taken = log.append(offset, &bytes).map(|()| log.taken());
+            (current, taken)
+        })
+        .await?;
+        self.current = Some(current);
+        self.jobs.signals().output_changed();
+        let acknowledge = FromHost::Acknowledge { job, stream, offset: taken? };
+        Ok(self.frames.send(&acknowledge).await?)
+    }
+
+    async fn ended(
+        &mut self,
+        job: protocol::JobId,
+        end: protocol::JobEnd,
+        sent: (u64, u64),
+    ) -> Result<(), RelayError> {
+        if let Some(current) = self.current.take_if(|current| wire_id(current.id) == job) {
+            if current.output.taken() != sent {
+                return Err(RelayError::Misbehaved("it ended a job without sending all of its output"));
+            }
+            let ending = Ending { end: end.into(), dropped: current.output.dropped() };
+            self.jobs.end(current.id, ending, self.clock.now()).await?;
+        }
+        Ok(self.frames.send(&FromHost::Forget { job }).await?)
+    }
+}
+
+/// Waits until the guest is off; whoever would say so may be gone, which is the same.
+async fn ended(off: &mut watch::Receiver<bool>) {
+    let _ = off.wait_for(|off| *off).await;
+}
+
+fn wire_id(id: JobId) -> protocol::JobId {
+    protocol::JobId(id.0.into_bytes())
+}
+
+fn host_id(id: protocol::JobId) -> JobId {
+    JobId(Uuid::from_bytes(id.0))
+}
+
+impl From<protocol::JobEnd> for JobEnd {
+    fn from(end: protocol::JobEnd) -> Self {
+        match end {
+            protocol::JobEnd::Exited { code } => Self::Exited { code },
+            protocol::JobEnd::Signaled { signal } => Self::Signaled { signal },
+            protocol::JobEnd::OutOfMemory => Self::OutOfMemory,
+            protocol::JobEnd::TimedOut => Self::TimedOut,
+            protocol::JobEnd::Cancelled => Self::Cancelled,
+            protocol::JobEnd::NotStarted { reason } => Self::NotStarted { reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

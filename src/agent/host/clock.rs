@@ -1,0 +1,78 @@
+//! The agent's clocks: the registry's, by which leases end, and the host's own boot time, by which guests are ended.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use rustix::time::{ClockId, clock_gettime};
+
+/// The registry's clock as it was last heard of, carried on by the host's boot time: a change of the host's wall
+/// clock lengthens no lease.
+#[derive(Debug, Default)]
+pub struct Clock {
+    /// What the registry's clock said at which boot time.
+    heard: Mutex<Option<(Timestamp, Duration)>>,
+}
+
+impl Clock {
+    /// Takes note of the registry's clock.
+    pub fn hear(&self, registry_now: Timestamp) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((registry_now, boottime()));
+    }
+
+    /// The registry's clock; before it was heard of, the host's wall clock.
+    pub fn now(&self) -> Timestamp {
+        match *self.heard.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((then, at)) => then.saturating_add(boottime().saturating_sub(at)).unwrap_or(Timestamp::MAX),
+            None => Timestamp::now(),
+        }
+    }
+
+    /// How long it is until `moment`; zero where it has passed.
+    pub fn until(&self, moment: Timestamp) -> Duration {
+        let left = moment.duration_since(self.now()).max(SignedDuration::ZERO);
+        left.unsigned_abs()
+    }
+
+    /// `moment` on CLOCK_BOOTTIME, in nanoseconds: what a VMM's `stop_at` is set to.
+    pub fn boottime_ns_at(&self, moment: Timestamp) -> u64 {
+        let at = boottime().saturating_add(self.until(moment));
+        u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Time since the host was started, suspended or not.
+pub fn boottime() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registrys_clock_goes_on_from_where_it_was_heard() {
+        let clock = Clock::default();
+        let registry: Timestamp = "2040-01-01T00:00:00Z".parse().unwrap();
+        clock.hear(registry);
+        let now = clock.now();
+        assert!(now >= registry && now < registry + SignedDuration::from_mins(1), "{now}");
+    }
+
+    #[test]
+    fn a_moment_that_has_passed_is_now() {
+        let clock = Clock::default();
+        assert_eq!(clock.until(Timestamp::MIN), Duration::ZERO);
+        let (before, at) = (boottime().as_nanos(), clock.boottime_ns_at(Timestamp::MIN));
+        assert!(u128::from(at) >= before && u128::from(at) <= boottime().as_nanos());
+    }
+
+    #[test]
+    fn the_last_moment_there_is_does_not_overflow() {
+        assert!(Clock::default().boottime_ns_at(Timestamp::MAX) > 0);
+    }
+}
