@@ -1,0 +1,75 @@
+//! A machine that has been built: what can be done to it, in which order, is [`crate::lifecycle`]'s to say.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use sublet_vmm_protocol::{BootSource, VcpuThread};
+
+use crate::{
+    arch::x86_64::registers::EntryPoint,
+    boot::{self, BootError},
+    console::Console,
+    devices::{Bus, power::PowerButton},
+    memory::{self, GuestMemory},
+    vcpu::{GuestEnd, Vcpu},
+};
+
+pub struct Machine {
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) console: Arc<Console>,
+    pub(crate) power_button: PowerButton,
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) end: Arc<GuestEnd>,
+    pub(crate) stopping: Arc<AtomicBool>,
+}
+
+impl Machine {
+    /// Fills the memory with an operating system. If that fails nothing of it is left there.
+    pub fn load(&self, source: &BootSource) -> Result<EntryPoint, BootError> {
+        boot::load(&self.memory, source, self.vcpus.len() as u8).inspect_err(|_| self.unload())
+    }
+
+    /// Forgets an operating system that was loaded and is not to run.
+    pub fn unload(&self) {
+        // Fails only outside of the guest's memory, and this is that memory.
+        let _ = memory::clear(&self.memory);
+    }
+
+    /// Lets the vCPUs into the guest.
+    pub fn start(&mut self, entry: EntryPoint) {
+        let mut vcpus = self.vcpus.iter_mut();
+        if let Some(boot_cpu) = vcpus.next() {
+            boot_cpu.start(Some(entry));
+        }
+        vcpus.for_each(|vcpu| vcpu.start(None));
+    }
+
+    pub fn press_power_button(&self) {
+        self.power_button.press();
+    }
+
+    /// Gets every vCPU out of the guest and stops every device. When it returns nothing of the guest runs.
+    pub fn halt(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.vcpus.iter().for_each(Vcpu::interrupt);
+        self.vcpus.iter_mut().for_each(Vcpu::join);
+        self.bus.pci.reset();
+        self.console.flush();
+    }
+
+    /// How the guest ended, if it did so by itself.
+    pub fn guest_end(&self) -> &GuestEnd {
+        &self.end
+    }
+
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    pub fn vcpu_threads(&self) -> Vec<VcpuThread> {
+        self.vcpus.iter().map(|vcpu| vcpu.description().clone()).collect()
+    }
+}
