@@ -5,6 +5,8 @@ pub mod domain;
 
 pub mod api;
 
+pub mod clock;
+
 pub mod client;
 
 #[cfg(feature = "cli")]
@@ -12,3 +14,6 @@ pub mod cli;
 
 #[cfg(feature = "agent")]
 pub mod agent;
+
+#[cfg(feature = "registry")]
+pub mod registry;

@@ -1,0 +1,71 @@
+//! The one seam of time: whoever needs to know what time it is asks a [`Clock`].
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::Timestamp;
+
+/// A wall clock that never runs backwards while its process lives. In whole microseconds, so that a moment that
+/// was stored is the moment that was read.
+#[derive(Debug)]
+pub struct Clock {
+    latest_us: AtomicI64,
+    /// Where tests hold the time still; else the system's clock counts.
+    held: bool,
+}
+
+impl Clock {
+    pub fn system() -> Self {
+        Self { latest_us: AtomicI64::new(i64::MIN), held: false }
+    }
+
+    /// Stands at `now` until it is [`Clock::advance`]d.
+    #[cfg(test)]
+    pub fn held_at(now: Timestamp) -> Self {
+        Self { latest_us: AtomicI64::new(now.as_microsecond()), held: true }
+    }
+
+    #[cfg(test)]
+    pub fn advance(&self, by: std::time::Duration) {
+        let by_us = i64::try_from(by.as_micros()).unwrap();
+        self.latest_us.fetch_add(by_us, Ordering::SeqCst);
+    }
+
+    pub fn now(&self) -> Timestamp {
+        let system_us = if self.held { i64::MIN } else { Timestamp::now().as_microsecond() };
+        let latest_us = self.latest_us.fetch_max(system_us, Ordering::SeqCst).max(system_us);
+        // Both are moments that a Timestamp can hold.
+        Timestamp::from_microsecond(latest_us).unwrap_or(Timestamp::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_clock_never_runs_backwards() {
+        let clock = Clock::system();
+        let mut before = clock.now();
+        for _ in 0..1000 {
+            let now = clock.now();
+            assert!(now >= before);
+            before = now;
+        }
+    }
+
+    #[test]
+    fn a_moment_is_in_whole_microseconds() {
+        assert_eq!(Clock::system().now().subsec_nanosecond() % 1000, 0);
+    }
+
+    #[test]
+    fn a_held_clock_moves_only_when_told() {
+        let noon: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let clock = Clock::held_at(noon);
+        assert_eq!(clock.now(), noon);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(clock.now(), noon + Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,3 @@
+//! The managing server (10): matches borrowers with offers, lends, bills. In reading order:
+
+pub mod resource_db;

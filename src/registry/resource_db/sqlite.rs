@@ -1,0 +1,93 @@
+//! The resource database in SQLite: one thread writes, several connections read.
+
+mod accounts;
+mod hosts;
+mod leases;
+mod ledger;
+mod open;
+mod partitions;
+mod rows;
+mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{OnCommit, StoreError};
+use crate::clock::Clock;
+
+pub use open::OpenError;
+use writer::{Job, Work};
+
+/// How many transactions may wait for the writer.
+const QUEUE: usize = 4096;
+/// Connections for reading that are kept open.
+const READERS_KEPT: usize = 8;
+
+/// An open database. Clones share it; the writer ends with the last of them.
+#[derive(Clone)]
+pub struct Sqlite {
+    jobs: mpsc::Sender<Job>,
+    readers: Arc<Readers>,
+}
+
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Sqlite {
+    /// Opens the database at `path`, makes it where there is none, and brings its schema up to date.
+    pub fn open(path: PathBuf, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenError> {
+        let connection = open::open_for_writing(&path)?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("resource-db".to_owned())
+            .spawn(move || writer::run(connection, queue, &clock, &on_commit))
+            .map_err(OpenError::Thread)?;
+        Ok(Self { jobs, readers: Arc::new(Readers { path, idle: Mutex::default() }) })
+    }
+
+    /// Does `act` in the writer's next transaction; answers once that is durable. A refusal undoes what `act`
+    /// had done.
+    async fn write<T, E, A>(&self, act: A) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        A: FnOnce(&mut Work<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(writer::job(act, answer)).await.map_err(|_| StoreError::NotBegun)?;
+        answered.await.map_err(|_| StoreError::NotBegun)?
+    }
+
+    /// Reads at one point in time.
+    async fn read<T, A>(&self, act: A) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        A: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let readers = Arc::clone(&self.readers);
+        let reading = tokio::task::spawn_blocking(move || readers.read(act));
+        reading.await.map_err(|_| StoreError::NotBegun)?
+    }
+}
+
+impl Readers {
+    fn read<T>(&self, act: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = kept.map_or_else(|| open::open_for_reading(&self.path), Ok)?;
+        let transaction = connection.transaction()?;
+        let result = act(&transaction);
+        transaction.finish()?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < READERS_KEPT {
+            idle.push(connection);
+        }
+        result
+    }
+}

@@ -1,0 +1,103 @@
+//! Lender hosts: their enrolment, and what they report.
+
+use rusqlite::OptionalExtension as _;
+
+use super::{
+    super::{HostRegister, Ignored, StoreError, TokenDigest},
+    Sqlite, leases, partitions,
+    rows::Moment,
+    writer::Work,
+};
+use crate::{
+    api::registry::EndedAtHost,
+    domain::{
+        id::{HostId, LeaseId, LenderId, PartitionId},
+        lease::LeaseEvent,
+        registration::{RegistrationEvent, RegistrationNotAllowed},
+    },
+};
+
+impl Sqlite {
+    /// Makes a host of the lender's known, with its own token.
+    pub async fn enrol_host(
+        &self,
+        host: HostId,
+        lender: LenderId,
+        address: String,
+        digest: TokenDigest,
+    ) -> Result<(), StoreError> {
+        self.write(move |work| {
+            let sql = "INSERT INTO hosts (id, lender, address, created_at_us) VALUES (?1, ?2, ?3, ?4)";
+            work.db.execute(sql, (host.0, lender.0, address, Moment(work.now)))?;
+            work.insert_token(digest, None, Some(host.0))
+        })
+        .await
+    }
+
+    /// The revision of what the registry knows of the host's partitions.
+    pub async fn host_revision(&self, host: HostId) -> Result<u64, StoreError> {
+        let sql = "SELECT revision FROM hosts WHERE id = ?1";
+        self.read(move |db| Ok(db.prepare_cached(sql)?.query_row([host.0], |row| row.get(0))?)).await
+    }
+
+    /// What the registry knows of the host's partitions.
+    pub async fn host_register(&self, host: HostId) -> Result<HostRegister, StoreError> {
+        self.read(move |db| {
+            let sql = "SELECT revision FROM hosts WHERE id = ?1";
+            let revision = db.prepare_cached(sql)?.query_row([host.0], |row| row.get(0))?;
+            Ok(HostRegister { revision, partitions: partitions::of_host(db, host)? })
+        })
+        .await
+    }
+
+    /// What the host did since it was last heard: leases that ended there, partitions it has cleaned. Said
+    /// again it changes nothing; what cannot be is ignored and named.
+    pub async fn host_report(
+        &self,
+        host: HostId,
+        ended: Vec<EndedAtHost>,
+        cleaned: Vec<LeaseId>,
+    ) -> Result<Vec<Ignored>, StoreError> {
+        self.write(move |work| {
+            let mut ignored = Vec::new();
+            for end in ended {
+                ignored.extend(work.ended_at_host(host, &end)?);
+            }
+            for lease in cleaned {
+                ignored.extend(work.cleaned(host, lease)?);
+            }
+            Ok(ignored)
+        })
+        .await
+    }
+}
+
+impl Work<'_> {
+    fn ended_at_host(&mut self, host: HostId, end: &EndedAtHost) -> Result<Option<Ignored>, StoreError> {
+        match leases::find_of_host(self.db, host, end.lease)? {
+            None => Ok(Some(unknown(end.lease))),
+            Some(row) => {
+                self.end(row, LeaseEvent::EndedAtHost(end.reason), self.now)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn cleaned(&mut self, host: HostId, lease: LeaseId) -> Result<Option<Ignored>, StoreError> {
+        let sql = "SELECT partition FROM leases WHERE id = ?1 AND host = ?2";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let partition = statement.query_row((lease.0, host.0), |row| row.get(0)).optional()?.map(PartitionId);
+        let Some(partition) = partition else { return Ok(Some(unknown(lease))) };
+        let row = partitions::find(self.db, host, partition)?.ok_or(StoreError::Lost("partitions"))?;
+        match row.registration.apply(RegistrationEvent::Cleaned(lease)) {
+            Ok(after) => self.save_partition(&row, after, &row.terms).map(|_| None),
+            // The answer to the first time it was said has not reached the host.
+            Err(RegistrationNotAllowed::NotLentBy(_)) => Ok(None),
+            Err(refusal) => Ok(Some(Ignored { lease, why: refusal.to_string() })),
+        }
+    }
+}
+
+fn unknown(lease: LeaseId) -> Ignored {
+    Ignored { lease, why: "this host has no such lease".to_owned() }
+}

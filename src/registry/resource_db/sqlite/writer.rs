@@ -1,0 +1,102 @@
+//! The writer: one thread, one connection. What waits is done together in one transaction, a savepoint each, and
+//! answered after the commit: so many share one fsync, and none is told of what is not durable.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::{Change, OnCommit, StoreError};
+use crate::clock::Clock;
+
+/// Most use cases in one transaction.
+const BATCH_MAX: usize = 256;
+
+/// A use case at work: all that it does is undone when it refuses.
+pub(super) struct Work<'a> {
+    pub(super) db: &'a Connection,
+    /// The registry's clock, read when the writer came to this work.
+    pub(super) now: Timestamp,
+    /// What to announce once it is durable.
+    pub(super) changes: &'a mut Vec<Change>,
+}
+
+type Durable = Result<(), Arc<rusqlite::Error>>;
+/// Answers whoever waits, once it is known whether the transaction is durable.
+type Answer = Box<dyn FnOnce(&Durable) + Send>;
+pub(super) type Job = Box<dyn FnOnce(&mut Transaction<'_>, Timestamp, &mut Vec<Change>) -> Answer + Send>;
+
+/// Wraps a use case, so that jobs of all kinds can wait in one queue.
+pub(super) fn job<T, E, A>(act: A, answer: oneshot::Sender<Result<T, E>>) -> Job
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+    A: FnOnce(&mut Work<'_>) -> Result<T, E> + Send + 'static,
+{
+    Box::new(move |transaction, now, changes| {
+        let result = in_savepoint(transaction, now, changes, act);
+        Box::new(move |durable| {
+            let result = match durable {
+                Ok(()) => result,
+                Err(error) => Err(E::from(StoreError::Commit(Arc::clone(error)))),
+            };
+            // Whoever asked may have gone; what was done stays done.
+            let _ = answer.send(result);
+        })
+    })
+}
+
+fn in_savepoint<T, E: From<StoreError>>(
+    transaction: &mut Transaction<'_>,
+    now: Timestamp,
+    changes: &mut Vec<Change>,
+    act: impl FnOnce(&mut Work<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    // Dropped without commit, a savepoint rolls back.
+    let savepoint = transaction.savepoint().map_err(StoreError::from)?;
+    let mut made = Vec::new();
+    let result = act(&mut Work { db: &savepoint, now, changes: &mut made })?;
+    savepoint.commit().map_err(StoreError::from)?;
+    changes.append(&mut made);
+    Ok(result)
+}
+
+/// Works until nobody is left who could ask.
+pub(super) fn run(
+    mut connection: Connection,
+    mut queue: mpsc::Receiver<Job>,
+    clock: &Clock,
+    on_commit: &OnCommit,
+) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut changes = Vec::new();
+        let mut answers = Vec::new();
+        let durable = batch(&mut connection, first, &mut queue, clock, &mut changes, &mut answers);
+        let durable = durable.map_err(|error| {
+            tracing::error!(%error, uncommitted = answers.len(), "a transaction failed");
+            Arc::new(error)
+        });
+        if durable.is_ok() && !changes.is_empty() {
+            on_commit(changes);
+        }
+        answers.into_iter().for_each(|answer| answer(&durable));
+    }
+}
+
+fn batch(
+    connection: &mut Connection,
+    first: Job,
+    queue: &mut mpsc::Receiver<Job>,
+    clock: &Clock,
+    changes: &mut Vec<Change>,
+    answers: &mut Vec<Answer>,
+) -> rusqlite::Result<()> {
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut next = Some(first);
+    while let Some(job) = next {
+        answers.push(job(&mut transaction, clock.now(), changes));
+        next = if answers.len() < BATCH_MAX { queue.try_recv().ok() } else { None };
+    }
+    transaction.commit()
+}
