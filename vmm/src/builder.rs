@@ -85,7 +85,7 @@ pub fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
     let stopping = Arc::new(AtomicBool::new(false));
     let around = Surroundings { bus: bus.clone(), end: end.clone(), stopping: stopping.clone() };
     let vcpus = build_vcpus(config, &kvm, &vm, &around)?;
-    Ok(Machine { memory, bus, console, power_button: PowerButton::new(button_interrupt), vcpus, end, stopping })
+    Ok(Machine { _vm: vm, memory, bus, console, power_button: PowerButton::new(button_interrupt), vcpus, end, stopping })
 }
 
 /// Builds the memory from a CPU of the guest's, so that it lies near them, and then keeps to the CPUs for service.

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use kvm_ioctls::VmFd;
 use sublet_vmm_protocol::{BootSource, VcpuThread};
 
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 };
 
 pub struct Machine {
+    /// Kept open: closing the virtual machine would disconnect its interrupts while its vCPUs run on.
+    pub(crate) _vm: Arc<VmFd>,
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) bus: Arc<Bus>,
     pub(crate) console: Arc<Console>,
