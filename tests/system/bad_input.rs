@@ -6,11 +6,7 @@ use sublet::{
         problem::Code,
     },
     client::{ClientError, RegistryClient},
-    domain::{
-        id::HostId,
-        resources::Allocation,
-        secret::Secret,
-    },
+    domain::{id::HostId, resources::Allocation, secret::Secret},
 };
 use uuid::Uuid;
 
@@ -53,10 +49,8 @@ fn a_key_opens_its_own_partition_and_no_other() {
     let world = world();
     let (mine, other) = (world.offer(SMALL), world.offer(SMALL));
     let loan = world.borrow(mine.id, AN_HOUR);
-    let exchange = BorrowPartition {
-        host: loan.granted.lease.host,
-        allocation_digest: loan.granted.allocation_digest,
-    };
+    let exchange =
+        BorrowPartition { host: loan.granted.lease.host, allocation_digest: loan.granted.allocation_digest };
     let elsewhere = BorrowPartition { host: HostId(Uuid::nil()), ..exchange.clone() };
     let digest = Allocation { cpus: 2, ..SMALL }.digest();
     let misread = BorrowPartition { allocation_digest: digest, ..exchange.clone() };

@@ -30,7 +30,16 @@ fn borrow_run_jobs_logs_and_return_work_step_by_step_and_in_json() {
     let partition = offer.id.to_string();
     let borrowed = output(world.sublet(&["borrow", "--partition", &partition, "--for", "10m", "--json"]));
     assert!(borrowed.status.success(), "{}", String::from_utf8_lossy(&borrowed.stderr));
-    let run = output(world.sublet(&["run", "--image", "debian-micro", "--json", "--", "sh", "-c", "echo one; exit 4"]));
+    let run = output(world.sublet(&[
+        "run",
+        "--image",
+        "debian-micro",
+        "--json",
+        "--",
+        "sh",
+        "-c",
+        "echo one; exit 4",
+    ]));
     assert_eq!(run.status.code(), Some(4));
     let events = lines(&run.stdout);
     assert_eq!(events[0]["text"], "one\n");

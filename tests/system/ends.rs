@@ -1,11 +1,7 @@
 //! The end of a lease, and its bill.
 
 use sublet::{
-    api::{
-        agent::PartitionState,
-        problem::Code,
-        registry::EndReason,
-    },
+    api::{agent::PartitionState, problem::Code, registry::EndReason},
     domain::money::Micros,
 };
 
@@ -21,7 +17,7 @@ fn the_bill_is_the_terms_price_for_each_begun_second_and_the_ledger_says_the_sam
     let end = lease.end.clone().unwrap();
     assert_eq!(end.reason, EndReason::Returned);
     let used = end.at.duration_since(lease.started_at);
-    let seconds = i64::try_from(used.as_millis().div_ceil(1000)).unwrap();
+    let seconds = used.as_secs() + i64::from(used.subsec_nanos() > 0);
     assert_eq!(end.charge, Micros(lease.terms.price.per_hour_micros * seconds / 3600));
 
     let ledger = world.wait(world.borrower.ledger()).unwrap();

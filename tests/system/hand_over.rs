@@ -11,7 +11,9 @@ fn the_next_borrower_finds_neither_data_nor_logs_and_the_old_key_opens_nothing()
     let world = world();
     let offer = world.offer(SMALL);
     let first = world.borrow(offer.id, AN_HOUR);
-    first.shell(&format!("yes {MARKER} | head -c 1048576 > /dev/vda; sync; echo {MARKER} > /dev/console")).success();
+    first
+        .shell(&format!("yes {MARKER} | head -c 1048576 > /dev/vda; sync; echo {MARKER} > /dev/console"))
+        .success();
     let ended = first.end();
     assert!(ended.end.is_some());
     world.wait_for_partition(offer.id, |view| view.state == PartitionState::Offered);

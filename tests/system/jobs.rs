@@ -17,7 +17,10 @@ fn jobs_run_one_after_another_and_each_end_is_told_as_it_was() {
     assert_eq!(loan.shell("kill -SEGV $$").end(), &JobEnd::Signaled { signal: 11 });
 
     let unknown = loan.run(RunJob { argv: vec!["no-such-program".to_owned()], ..shell("debian-micro", "") });
-    assert!(matches!(unknown.end(), JobEnd::NotStarted { reason } if reason.contains("no-such-program")), "{unknown:?}");
+    assert!(
+        matches!(unknown.end(), JobEnd::NotStarted { reason } if reason.contains("no-such-program")),
+        "{unknown:?}"
+    );
 
     let limited = RunJob { time_limit_ms: Some(500), ..shell("debian-micro", "tail -f /dev/null") };
     assert_eq!(loan.run(limited).end(), &JobEnd::TimedOut);

@@ -7,7 +7,8 @@ use sublet::{
 
 use crate::world::{AN_HOUR, shell, world};
 
-const LOOK: &str = "uname -r; nproc; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo; blockdev --getsize64 /dev/vda";
+const LOOK: &str =
+    "uname -r; nproc; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo; blockdev --getsize64 /dev/vda";
 
 /// What a guest says about its machine.
 #[derive(Debug)]
@@ -39,7 +40,8 @@ fn two_partitions_run_different_kernels_at_once_and_each_sees_only_its_own_cpus_
 
     // One runs on while the other is asked, so both are there at the same time.
     let waiting = world.wait(async {
-        let job = new_loan.submit(shell("debian-micro", &format!("{LOOK}; echo ready; tail -f /dev/null"))).await;
+        let job =
+            new_loan.submit(shell("debian-micro", &format!("{LOOK}; echo ready; tail -f /dev/null"))).await;
         let job = job.unwrap();
         new_loan.wait_for_output(job.id, "ready").await;
         job

@@ -10,7 +10,8 @@ fn a_job_outlives_its_agent_and_its_output_and_exit_code_still_arrive() {
     let world = world();
     let offer = world.offer(SMALL);
     let loan = world.borrow(offer.id, AN_HOUR);
-    let script = "echo begun; i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; usleep 20000; done; exit 3";
+    let script =
+        "echo begun; i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line $i; usleep 20000; done; exit 3";
     let job = world.wait(async {
         let job = loan.submit(shell("debian-micro", script)).await.unwrap();
         loan.wait_for_output(job.id, "line 5\n").await;

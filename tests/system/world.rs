@@ -13,7 +13,9 @@ use std::{
 
 use sublet::{
     api::{
-        agent::{BorrowPartition, CarvePartition, JobEnd, JobState, JobView, PartitionState, PartitionView, RunJob},
+        agent::{
+            BorrowPartition, CarvePartition, JobEnd, JobState, JobView, PartitionState, PartitionView, RunJob,
+        },
         registry::{EndLease, Lease, LeaseGranted, MakeLease, Search},
     },
     client::{AgentClient, ClientError, LeaseRequestId, LogEvent, RegistryClient},
@@ -60,7 +62,8 @@ fn target_directory() -> PathBuf {
 
 /// Our programs, built as the quickstart builds them.
 fn programs() -> PathBuf {
-    let output = Command::new("bash").arg(repository().join("examples/build.sh")).stderr(Stdio::inherit()).output();
+    let output =
+        Command::new("bash").arg(repository().join("examples/build.sh")).stderr(Stdio::inherit()).output();
     let output = output.expect("bash is there");
     assert!(output.status.success(), "examples/build.sh failed");
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
@@ -170,7 +173,11 @@ impl World {
     }
 
     /// Waits until the host says that a partition is as wanted.
-    pub fn wait_for_partition(&self, id: PartitionId, wanted: impl Fn(&PartitionView) -> bool) -> PartitionView {
+    pub fn wait_for_partition(
+        &self,
+        id: PartitionId,
+        wanted: impl Fn(&PartitionView) -> bool,
+    ) -> PartitionView {
         let owner = self.owner();
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -246,10 +253,12 @@ impl Loan {
         let mut last: Option<String> = None;
         loop {
             assert!(Instant::now() < deadline, "job {job} did not end; so far: {finished:?}");
-            let Ok(mut events) = self.agent.logs(self.partition(), job, last.as_deref()).await else { continue };
-            let next = || tokio::time::timeout(PATIENCE, events.next());
-            let mut next = next;
-            while let Ok(Some(event)) = next().await.expect("something is heard of the job") {
+            let Ok(mut events) = self.agent.logs(self.partition(), job, last.as_deref()).await else {
+                continue;
+            };
+            while let Ok(Some(event)) =
+                tokio::time::timeout(PATIENCE, events.next()).await.expect("something is heard of the job")
+            {
                 if finished.take(event) {
                     return finished;
                 }
