@@ -19,18 +19,24 @@ const RESERVED_BYTES: u64 = 8 * 1024 * 1024;
 /// Longest wait for the processes of an earlier runner's job to be gone.
 const CLEARING_SECONDS: i64 = 5;
 
-/// The cgroup v2 hierarchy in whose root jobs get their groups.
+/// The cgroup v2 group in which jobs get their groups.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     root: PathBuf,
 }
 
 impl Cgroups {
-    /// The hierarchy, wherever it is mounted.
+    /// The root of the hierarchy, wherever that is mounted.
     #[must_use]
     pub fn find() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        mounts.lines().find_map(mount_point).map(|root| Self { root: root.into() })
+        mounts.lines().find_map(mount_point).map(|root| Self::within(root.into()))
+    }
+
+    /// The group of this directory.
+    #[must_use]
+    pub fn within(root: PathBuf) -> Self {
+        Self { root }
     }
 
     /// Gives jobs the controllers they need, and ends what an earlier runner left behind.

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use rustix::event::PollFd;
-use sublet_guest_protocol::{
-    FrameError, FromGuest, FromHost, HOST_CID, JobProgress, PROTOCOL_VERSION, Resume,
-};
+use sublet_guest_protocol::{FrameError, FromGuest, FromHost, JobProgress, PROTOCOL_VERSION, Resume};
 use thiserror::Error;
 
 use crate::connection::Connection;
@@ -29,8 +27,9 @@ impl<F: FnMut() -> io::Result<OwnedFd>> Dial for F {
     }
 }
 
-/// Reaches the host over vsock, on this port.
+/// Reaches the host over vsock, at this context id and port.
 pub struct Vsock {
+    pub cid: u32,
     pub port: u32,
 }
 
@@ -38,7 +37,7 @@ impl Dial for Vsock {
     fn dial(&mut self) -> io::Result<OwnedFd> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
-        match connect(socket.as_raw_fd(), &VsockAddr::new(HOST_CID, self.port)) {
+        match connect(socket.as_raw_fd(), &VsockAddr::new(self.cid, self.port)) {
             Ok(()) | Err(nix::Error::EINPROGRESS) => Ok(socket),
             Err(error) => Err(error.into()),
         }

@@ -9,6 +9,7 @@ use sublet_guest::link::{Backoff, Vsock};
 use sublet_guest::log::{in_full, say};
 use sublet_guest::runner::Runner;
 use sublet_guest::supervisor;
+use sublet_guest_protocol::HOST_CID;
 
 const FIRST_PROCESS: u32 = 1;
 
@@ -35,5 +36,6 @@ fn run(boot: BootParameters) -> ! {
         Some(cgroups) => cgroups.prepare(),
         None => say("cgroup2 is not mounted: jobs are ended by process group, and their memory is unbounded"),
     }
-    Runner::new(Vsock { port: boot.port }, boot.nonce, Backoff::default(), cgroups).run()
+    let dial = Vsock { cid: HOST_CID, port: boot.port };
+    Runner::new(dial, boot.nonce, Backoff::default(), cgroups).run()
 }

@@ -10,11 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sublet_guest::cgroup::Cgroups;
-use sublet_guest::link::Backoff;
+use sublet_guest::link::{Backoff, Dial};
 use sublet_guest::runner::Runner;
 use sublet_guest_protocol::{
-    FrameError, FromGuest, FromHost, JobEnd, JobId, JobProgress, JobSpec, Resume, Stream, read_frame,
-    write_frame,
+    FrameError, FromGuest, FromHost, JobEnd, JobId, JobProgress, JobSpec, PROTOCOL_VERSION, Resume, Stream,
+    read_frame, write_frame,
 };
 use tempfile::TempDir;
 
@@ -53,11 +53,39 @@ pub(crate) fn has_ended(pid: &str) -> bool {
     stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
-/// A runner in a thread, and where it dials.
+/// A runner in a thread of its own.
+pub(crate) struct RunningRunner {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RunningRunner {
+    pub(crate) fn start(dial: impl Dial + Send + 'static, cgroups: Option<Cgroups>) -> Self {
+        let mut runner = Runner::new(dial, NONCE.into(), BACKOFF, cgroups);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let run = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                runner.turn();
+            }
+        };
+        Self { stop, thread: Some(std::thread::spawn(run)) }
+    }
+}
+
+/// The connection must be gone by then, or the runner would wait on it.
+impl Drop for RunningRunner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking(), "the runner panicked");
+    }
+}
+
+/// A runner and where it dials.
 pub(crate) struct Host {
     listener: Option<UnixListener>,
-    stop: Arc<AtomicBool>,
-    runner: Option<JoinHandle<()>>,
+    _runner: RunningRunner,
     directory: TempDir,
 }
 
@@ -72,15 +100,7 @@ impl Host {
         let path = directory.path().join("host");
         let listener = Some(UnixListener::bind(&path).unwrap());
         let dial = move || UnixStream::connect(&path).map(OwnedFd::from);
-        let mut runner = Runner::new(dial, NONCE.into(), BACKOFF, cgroups);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let runner = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                runner.turn();
-            }
-        });
-        Self { listener, stop, runner: Some(runner), directory }
+        Self { listener, _runner: RunningRunner::start(dial, cgroups), directory }
     }
 
     /// Nobody listens any more.
@@ -96,16 +116,7 @@ impl Host {
     /// The runner's next connection, after its greeting.
     pub(crate) fn pick_up(&self) -> Line {
         let (stream, _) = self.listener.as_ref().unwrap().accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut line = Line { stream, jobs: Vec::new() };
-        match line.next() {
-            FromGuest::Hello { version, nonce, jobs } => {
-                assert_eq!((version, nonce.as_str()), (sublet_guest_protocol::PROTOCOL_VERSION, NONCE));
-                line.jobs = jobs;
-            }
-            other => panic!("{other:?} instead of a greeting"),
-        }
-        line
+        Line::greeted(stream)
     }
 
     /// The runner's next connection, welcomed, with what the host holds.
@@ -126,15 +137,6 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.listener = None;
-        let ended = self.runner.take().unwrap().join();
-        assert!(ended.is_ok() || std::thread::panicking(), "the runner panicked");
-    }
-}
-
 /// One connection, seen from the host.
 pub(crate) struct Line {
     pub(crate) stream: UnixStream,
@@ -143,6 +145,20 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// A fresh connection, after the runner's greeting.
+    pub(crate) fn greeted(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut line = Self { stream, jobs: Vec::new() };
+        match line.next() {
+            FromGuest::Hello { version, nonce, jobs } => {
+                assert_eq!((version, nonce.as_str()), (PROTOCOL_VERSION, NONCE));
+                line.jobs = jobs;
+            }
+            other => panic!("{other:?} instead of a greeting"),
+        }
+        line
+    }
+
     pub(crate) fn send(&mut self, message: &FromHost) {
         write_frame(&mut self.stream, message).unwrap();
     }

@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use crate::host::{Held, Host, has_ended, job, shell, wait_until};
 use sublet_guest::cgroup::Cgroups;
 use sublet_guest_protocol::{FromHost, JobEnd, JobSpec, job::STDIN_LIMIT};
+
+use crate::host::{Held, Host, has_ended, job, shell, wait_until};
 
 fn not_started(spec: JobSpec) -> String {
     let held = Host::start().run(spec);
