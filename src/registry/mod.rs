@@ -1,3 +1,129 @@
 //! The managing server (10): matches borrowers with offers, lends, bills. In reading order:
 
+pub mod http;
+
+mod accounts;
+mod bills;
+mod borrow;
+mod enroll;
+mod terms;
+
+mod expiry;
+mod hosts_heard;
+mod key_issuer;
+mod market;
+mod metrics;
 pub mod resource_db;
+mod search_index;
+
+use std::{fs::TryLockError, io, path::PathBuf, sync::Arc, time::Duration};
+
+use thiserror::Error;
+
+use crate::{
+    api::{
+        http::{NotLoopback, Shutdown},
+        problem::{Code, Problem},
+    },
+    clock::Clock,
+    domain::money::FeeRate,
+};
+use key_issuer::KeyIssuer;
+use market::Market;
+use metrics::Metrics;
+use resource_db::{OpenError, ResourceDb, StoreError};
+
+pub use accounts::{NameError, TokenError, make_token};
+
+/// How a registry is run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub database: PathBuf,
+    /// The registry's share of each charge; it is written into the leases made from now on.
+    pub fee_rate: FeeRate,
+    /// How often a host says that it lives; after three times this long without a word it is hidden.
+    pub beat_every: Duration,
+}
+
+/// A running registry: what all its handlers share.
+pub struct Registry {
+    settings: Settings,
+    clock: Arc<Clock>,
+    db: ResourceDb,
+    issuer: KeyIssuer,
+    market: Arc<Market>,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    /// Held as long as this registry serves its database.
+    _lock: std::fs::File,
+}
+
+/// Why a registry does not start, or ends.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("cannot lock {}", path.display())]
+    Lock { path: PathBuf, source: io::Error },
+    #[error("another registry serves the database {}: end it first", .0.display())]
+    Served(PathBuf),
+    #[error("cannot read the database")]
+    Store(#[from] StoreError),
+    #[error("the signing key in the database cannot be read")]
+    SigningKey(#[from] crate::domain::lending_key::NotAnIssuerKey),
+    #[error("cannot register metrics")]
+    Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    PlainHttp(#[from] NotLoopback),
+    #[error("cannot listen on {address}")]
+    Listen { address: std::net::SocketAddr, source: io::Error },
+    #[error("cannot serve")]
+    Serve(#[source] io::Error),
+}
+
+impl Registry {
+    /// Opens the database, and begins to end leases when their time has come.
+    pub async fn start(settings: Settings, shutdown: Shutdown) -> Result<Arc<Self>, RegistryError> {
+        let lock = lock(&settings.database)?;
+        let clock = Arc::new(Clock::system());
+        let metrics = Metrics::new()?;
+        let market = Arc::new(Market::new(settings.beat_every, metrics.clone()));
+        let committed = Arc::clone(&market);
+        let on_commit = Box::new(move |changes| committed.apply(changes));
+        let db = ResourceDb::open(settings.database.clone(), Arc::clone(&clock), on_commit)?;
+        market.begin(db.free_partitions().await?);
+        let issuer = KeyIssuer::load(&db).await?;
+        let registry = Arc::new(Self { settings, clock, db, issuer, market, metrics, shutdown, _lock: lock });
+        tokio::spawn(expiry::run(Arc::clone(&registry)));
+        Ok(registry)
+    }
+}
+
+/// The search index is one process's; a second one would not hear of its changes.
+fn lock(database: &std::path::Path) -> Result<std::fs::File, RegistryError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let failed = |source| RegistryError::Lock { path: path.clone(), source };
+    let file = std::fs::File::create(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RegistryError::Served(database.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Sqlite(_) | StoreError::Commit(_) | StoreError::NotBegun => {
+                tracing::error!(error = crate::api::http::chain(&error), "the database failed");
+                Self::new(
+                    Code::StorageFailed,
+                    "the registry's database cannot store or read it now; try again later",
+                )
+            }
+            StoreError::Lost(_) | StoreError::Refused(_) => Self::internal(&error),
+        }
+    }
+}

@@ -1,6 +1,10 @@
 //! Listening, logging, and ending in order.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use axum::Router;
 use thiserror::Error;
@@ -74,5 +78,6 @@ pub fn plain_http_allowed(address: SocketAddr, insecure_http: bool) -> Result<()
 /// Logs to standard error; what, by `RUST_LOG`.
 pub fn init_logs() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
 }

@@ -1,0 +1,145 @@
+//! Who is asking: lenders, borrowers and hosts, each by a bearer token of its own. A token is shown once; what is
+//! stored is its SHA-256, which for 256 random bits is as good as any slower hash.
+
+use std::{path::PathBuf, sync::Arc};
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use super::{
+    Registry,
+    resource_db::{AccountKind, OpenError, Principal, ResourceDb, StoreError, TokenDigest},
+};
+use crate::{
+    api::{
+        http::Bearer,
+        problem::{Code, Problem},
+        secret::Secret,
+    },
+    clock::Clock,
+    domain::id::{BorrowerId, HostId, LenderId},
+};
+
+/// Longest name of an account.
+const NAME_MAX: usize = 64;
+
+#[derive(Debug, Error)]
+pub enum TokenError {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the token could not be stored")]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("a name is 1 to {NAME_MAX} characters of letters, digits, '.', '-', '_' and '@', not {0:?}")]
+pub struct NameError(String);
+
+/// Makes a token for the account of this name, and the account where there is none. Other processes may be
+/// serving the database meanwhile.
+pub async fn make_token(database: PathBuf, kind: AccountKind, name: String) -> Result<Secret, TokenError> {
+    if !is_name(&name) {
+        return Err(NameError(name).into());
+    }
+    let db = ResourceDb::open(database, Arc::new(Clock::system()), Box::new(|_| ()))?;
+    let token = new_token(kind.as_str());
+    db.add_token(kind, name, digest(&token)).await?;
+    Ok(token)
+}
+
+fn is_name(name: &str) -> bool {
+    let allowed = |letter: char| letter.is_alphanumeric() || ".-_@".contains(letter);
+    (1..=NAME_MAX).contains(&name.chars().count()) && name.chars().all(allowed)
+}
+
+/// Says of whom it is, so that one found where it should not be tells what was lost.
+pub(super) fn new_token(of: &str) -> Secret {
+    Secret::new(format!("sublet_{of}_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())))
+}
+
+pub(super) fn digest(token: &Secret) -> TokenDigest {
+    Sha256::digest(token.reveal()).into()
+}
+
+/// Whoever has a valid token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Anybody(pub(super) Principal);
+
+impl FromRequestParts<Arc<Registry>> for Anybody {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
+        let Bearer(token) = Bearer::from_request_parts(parts, registry).await?;
+        let principal = registry.db.principal(digest(&token)).await?;
+        principal
+            .map(Self)
+            .ok_or_else(|| Problem::new(Code::Unauthorized, "this registry knows no such token"))
+    }
+}
+
+macro_rules! only {
+    ($($(#[$doc:meta])* $name:ident($id:ty) $principal:ident $what:literal),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub(super) struct $name(pub(super) $id);
+
+        impl FromRequestParts<Arc<Registry>> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts(
+                parts: &mut Parts,
+                registry: &Arc<Registry>,
+            ) -> Result<Self, Problem> {
+                match Anybody::from_request_parts(parts, registry).await?.0 {
+                    Principal::$principal(id) => Ok(Self(id)),
+                    _ => Err(Problem::new(Code::Forbidden, concat!("this is for ", $what, " token"))),
+                }
+            }
+        }
+    )*};
+}
+
+only! {
+    /// A borrower, by its token.
+    OnlyBorrower(BorrowerId) Borrower "a borrower's",
+    /// A lender, by its token.
+    OnlyLender(LenderId) Lender "a lender's",
+    /// A host, by its own token.
+    OnlyHost(HostId) Host "a host's own",
+}
+
+impl OnlyHost {
+    /// A host's token is for what is its own; of other hosts it learns nothing.
+    pub(super) fn must_be(self, host: HostId) -> Result<(), Problem> {
+        if self.0 == host {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::NotFound, format!("the host of this token is not {host}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_differ_and_say_of_whom_they_are() {
+        let (one, other) = (new_token("lender"), new_token("lender"));
+        assert!(one.reveal().starts_with("sublet_lender_") && one.reveal().len() == 14 + 43);
+        assert_ne!(one, other);
+        assert_ne!(digest(&one), digest(&other));
+    }
+
+    #[test]
+    fn a_name_is_a_short_word() {
+        assert!(is_name("alice") && is_name("müller@example.org"));
+        for wrong in ["", "a b", "a\n", "../x", &"a".repeat(65)] {
+            assert!(!is_name(wrong), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Hosts: how they become known, and how they are heard of.
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use axum::{Json, extract::State, http::StatusCode};
+use uuid::Uuid;
+
+use super::{
+    Registry,
+    accounts::{self, OnlyHost, OnlyLender},
+    resource_db::StoreError,
+};
+use crate::{
+    api::{
+        http::{JsonBody, PathIds},
+        problem::{Code, Problem},
+        registry::{EnrolHost, Heartbeat, HeartbeatReply, HostEnrolled},
+    },
+    domain::id::HostId,
+};
+
+/// Longest base URL of a host.
+const ADDRESS_MAX: usize = 256;
+/// Longest time that an answer is held for.
+const HOLD_MAX: Duration = Duration::from_secs(10);
+
+/// Makes a host of the lender's known.
+#[utoipa::path(
+    post, path = "/v1/hosts", tag = "hosts", request_body = EnrolHost, security(("token" = [])),
+    responses(
+        (status = 201, description = "The host is known", body = HostEnrolled),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn enrol_host(
+    State(registry): State<Arc<Registry>>,
+    OnlyLender(lender): OnlyLender,
+    JsonBody(wish): JsonBody<EnrolHost>,
+) -> Result<(StatusCode, Json<HostEnrolled>), Problem> {
+    let address = base_url(&wish.address)?;
+    let host = HostId(Uuid::now_v7());
+    let host_token = accounts::new_token("host");
+    registry.db.enrol_host(host, lender, address, accounts::digest(&host_token)).await?;
+    tracing::info!(%host, %lender, "host enrolled");
+    let enrolled = HostEnrolled { host, host_token, issuer: registry.issuer.issuer() };
+    Ok((StatusCode::CREATED, Json(enrolled)))
+}
+
+fn base_url(text: &str) -> Result<String, Problem> {
+    let is_base = |url: &reqwest::Url| {
+        ["http", "https"].contains(&url.scheme())
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    let url = reqwest::Url::parse(text).ok().filter(is_base).filter(|_| text.len() <= ADDRESS_MAX);
+    url.map(|url| url.as_str().trim_end_matches('/').to_owned()).ok_or_else(|| {
+        let detail = format!("address: a base URL such as http://192.0.2.1:7180, not {text:?}");
+        Problem::new(Code::InvalidRequest, detail)
+    })
+}
+
+/// The host lives, says what it did, and learns what changed.
+#[utoipa::path(
+    post, path = "/v1/hosts/{host}/heartbeat", tag = "hosts", request_body = Heartbeat,
+    params(("host" = HostId, Path)), security(("token" = [])),
+    responses(
+        (status = 200, description = "What the registry knows of the host's partitions", body = HeartbeatReply),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn heartbeat(
+    State(registry): State<Arc<Registry>>,
+    PathIds(host): PathIds<HostId>,
+    token: OnlyHost,
+    JsonBody(beat): JsonBody<Heartbeat>,
+) -> Result<Json<HeartbeatReply>, Problem> {
+    token.must_be(host)?;
+    registry.market.hosts().heard(host, Instant::now());
+    registry.take_report(host, &beat).await?;
+    if let Some(known) = beat.known_revision {
+        registry.wait_for_news(host, known, Duration::from_millis(beat.wait_ms)).await?;
+        registry.market.hosts().heard(host, Instant::now());
+    }
+    let register = registry.db.host_register(host).await?;
+    Ok(Json(HeartbeatReply {
+        now: registry.clock.now(),
+        revision: register.revision,
+        beat_every_ms: u64::try_from(registry.settings.beat_every.as_millis()).unwrap_or(u64::MAX),
+        partitions: register.partitions,
+    }))
+}
+
+impl Registry {
+    async fn take_report(&self, host: HostId, beat: &Heartbeat) -> Result<(), StoreError> {
+        if beat.ended.is_empty() && beat.cleaned.is_empty() {
+            return Ok(());
+        }
+        let ignored = self.db.host_report(host, beat.ended.clone(), beat.cleaned.clone()).await?;
+        for ignored in ignored {
+            tracing::warn!(%host, lease = %ignored.lease, why = ignored.why, "a host's word was ignored");
+        }
+        Ok(())
+    }
+
+    /// Until there is a revision that the host does not know, but not longer than a beat: a host that waits
+    /// here must not seem silent.
+    async fn wait_for_news(&self, host: HostId, known: u64, wait: Duration) -> Result<(), StoreError> {
+        let mut news = self.market.hosts().listen(host);
+        if self.db.host_revision(host).await? != known {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = news.changed() => {}
+            () = tokio::time::sleep(wait.min(HOLD_MAX).min(self.settings.beat_every)) => {}
+            () = self.shutdown.clone().wait() => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_address_is_a_base_url_and_nothing_more() {
+        assert_eq!(base_url("http://192.0.2.1:7180/").unwrap(), "http://192.0.2.1:7180");
+        assert_eq!(base_url("https://host.example/agent").unwrap(), "https://host.example/agent");
+        let long = format!("http://{}", "h".repeat(ADDRESS_MAX));
+        for wrong in [
+            "",
+            "host:1",
+            "ftp://host",
+            "http://",
+            "http://u:p@host",
+            "http://host/?q",
+            "http://host/#f",
+            &long,
+        ] {
+            assert_eq!(base_url(wrong).unwrap_err().code, Code::InvalidRequest, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Which hosts were heard of lately, and who waits for news of a host. In memory alone: after a restart a host
+//! is heard of with its next beat.
+
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::domain::id::HostId;
+
+/// A host is hidden after so many beats without a word.
+const BEATS_MISSED: u32 = 3;
+
+pub(super) struct HostsHeard {
+    beat_every: Duration,
+    hosts: RwLock<HashMap<HostId, Host>>,
+}
+
+#[derive(Default)]
+struct Host {
+    heard_at: Option<Instant>,
+    news: watch::Sender<()>,
+}
+
+impl HostsHeard {
+    pub(super) fn new(beat_every: Duration) -> Self {
+        Self { beat_every, hosts: RwLock::default() }
+    }
+
+    /// The host lives.
+    pub(super) fn heard(&self, host: HostId, now: Instant) {
+        self.with(host, |host| host.heard_at = Some(now));
+    }
+
+    /// Something changed at the registry that the host is to know.
+    pub(super) fn tell(&self, host: HostId) {
+        self.with(host, |host| host.news.send_replace(()));
+    }
+
+    /// Sees all that is told from now on.
+    pub(super) fn listen(&self, host: HostId) -> watch::Receiver<()> {
+        self.with(host, |host| host.news.subscribe())
+    }
+
+    fn with<T>(&self, host: HostId, act: impl FnOnce(&mut Host) -> T) -> T {
+        act(self.hosts.write().unwrap_or_else(PoisonError::into_inner).entry(host).or_default())
+    }
+
+    pub(super) fn at(&self, now: Instant) -> HeardAt<'_> {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        HeardAt { hosts, now, silent_after: self.beat_every * BEATS_MISSED }
+    }
+}
+
+/// The hosts as they are at one moment.
+pub(super) struct HeardAt<'a> {
+    hosts: RwLockReadGuard<'a, HashMap<HostId, Host>>,
+    now: Instant,
+    silent_after: Duration,
+}
+
+impl HeardAt<'_> {
+    /// Whether the host was heard of lately.
+    pub(super) fn contains(&self, host: HostId) -> bool {
+        self.hosts.get(&host).is_some_and(|host| self.is_heard(host))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.hosts.values().filter(|host| self.is_heard(host)).count()
+    }
+
+    fn is_heard(&self, host: &Host) -> bool {
+        host.heard_at.is_some_and(|at| self.now.saturating_duration_since(at) <= self.silent_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const BEAT: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_host_is_silent_until_it_is_heard_and_again_after_three_beats() {
+        let hosts = HostsHeard::new(BEAT);
+        let (host, other, start) = (HostId(Uuid::nil()), HostId(Uuid::max()), Instant::now());
+        assert!(!hosts.at(start).contains(host));
+        hosts.heard(host, start);
+        assert!(hosts.at(start + 3 * BEAT).contains(host));
+        assert!(!hosts.at(start + 3 * BEAT + Duration::from_nanos(1)).contains(host));
+        assert!(!hosts.at(start).contains(other));
+        assert_eq!(hosts.at(start).count(), 1);
+    }
+
+    #[test]
+    fn news_told_while_nobody_waits_is_not_missed() {
+        let hosts = HostsHeard::new(BEAT);
+        let host = HostId(Uuid::nil());
+        let listener = hosts.listen(host);
+        assert!(!listener.has_changed().unwrap());
+        hosts.tell(host);
+        assert!(listener.has_changed().unwrap());
+    }
+
+    #[test]
+    fn being_told_news_is_no_sign_of_life() {
+        let hosts = HostsHeard::new(BEAT);
+        hosts.tell(HostId(Uuid::nil()));
+        assert!(!hosts.at(Instant::now()).contains(HostId(Uuid::nil())));
+    }
+}

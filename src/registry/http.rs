@@ -1,0 +1,117 @@
+//! The registry's routes, their description, and the process that serves them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Json, Router, extract::State, http::header};
+use tokio::net::TcpListener;
+use utoipa::{
+    OpenApi,
+    openapi::{
+        OpenApi as Description,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Registry, RegistryError, Settings, bills, borrow, enroll, terms};
+use crate::api::{
+    http::{Shutdown, around, plain_http_allowed, serve},
+    problem::Problem,
+};
+
+/// Longest body of a request.
+const BODY_MAX_BYTES: usize = 64 * 1024;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Sublet registry",
+    description = "Matches borrowers with offers, lends, and bills.",
+    license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
+))]
+struct About;
+
+/// Where to listen, and whether others than this machine may be there.
+#[derive(Debug, Clone, Copy)]
+pub struct Listen {
+    pub address: SocketAddr,
+    pub insecure_http: bool,
+}
+
+/// Serves until `shutdown`; `listening` is told the address that was bound.
+pub async fn run(
+    settings: Settings,
+    listen: Listen,
+    shutdown: Shutdown,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), RegistryError> {
+    plain_http_allowed(listen.address, listen.insecure_http)?;
+    let registry = Registry::start(settings, shutdown.clone()).await?;
+    let failed = |source| RegistryError::Listen { address: listen.address, source };
+    let listener = TcpListener::bind(listen.address).await.map_err(failed)?;
+    listening(listener.local_addr().map_err(failed)?);
+    serve(listener, router(registry), shutdown).await.map_err(RegistryError::Serve)
+}
+
+/// The OpenAPI description, as `GET /openapi.json` answers it.
+pub fn description() -> Description {
+    let mut description = routes().into_openapi();
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    description.components.get_or_insert_default().add_security_scheme("token", bearer);
+    description
+}
+
+fn routes() -> OpenApiRouter<Arc<Registry>> {
+    OpenApiRouter::with_openapi(About::openapi())
+        .routes(routes!(enroll::enrol_host))
+        .routes(routes!(enroll::heartbeat))
+        .routes(routes!(terms::offer_partition, terms::change_partition, terms::withdraw_partition))
+        .routes(routes!(borrow::search))
+        .routes(routes!(borrow::make_lease, bills::leases))
+        .routes(routes!(borrow::lease))
+        .routes(routes!(borrow::end_lease))
+        .routes(routes!(bills::ledger))
+        .routes(routes!(openapi))
+        .routes(routes!(metrics))
+        .routes(routes!(healthz))
+}
+
+fn router(registry: Arc<Registry>) -> Router {
+    let metrics = registry.metrics.requests.clone();
+    around(Router::from(routes().with_state(registry)), BODY_MAX_BYTES, metrics)
+}
+
+/// This description.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "server",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
+)]
+async fn openapi() -> Json<Description> {
+    Json(description())
+}
+
+/// Metrics for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "server",
+    responses(
+        (status = 200, description = "Metrics", body = String, content_type = "text/plain; version=0.0.4"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn metrics(
+    State(registry): State<Arc<Registry>>,
+) -> Result<([(header::HeaderName, &'static str); 1], String), Problem> {
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], registry.metrics_text().await?))
+}
+
+/// Whether the registry serves: its database can be read.
+#[utoipa::path(
+    get, path = "/healthz", tag = "server",
+    responses(
+        (status = 200, description = "It serves", body = String, content_type = "text/plain"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn healthz(State(registry): State<Arc<Registry>>) -> Result<&'static str, Problem> {
+    registry.db.active_leases().await?;
+    Ok("ok\n")
+}

@@ -1,0 +1,135 @@
+//! A host's partitions at the registry: offered, changed, withdrawn (F6, F7, [0055]).
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+};
+
+use super::{Registry, accounts::OnlyHost, resource_db::RegisterError};
+use crate::{
+    api::{
+        http::{JsonBody, PathIds, header_text},
+        problem::{Code, Problem},
+        registry::{OfferPartition, RegisteredPartition},
+    },
+    domain::{
+        id::{HostId, PartitionId},
+        registration::RegistrationNotAllowed,
+        terms::{Terms, TermsVersion},
+    },
+};
+
+/// The version is also the entity tag.
+type Registered = ([(header::HeaderName, String); 1], Json<RegisteredPartition>);
+
+/// Offers a partition, or offers it with other terms while it is free. Said again, it changes nothing.
+#[utoipa::path(
+    put, path = "/v1/hosts/{host}/partitions/{partition}", tag = "partitions", request_body = OfferPartition,
+    params(("host" = HostId, Path), ("partition" = PartitionId, Path)), security(("token" = [])),
+    responses(
+        (status = 200, description = "It was on offer before", body = RegisteredPartition, headers(("etag" = String))),
+        (status = 201, description = "It is on offer now", body = RegisteredPartition, headers(("etag" = String))),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn offer_partition(
+    State(registry): State<Arc<Registry>>,
+    PathIds((host, partition)): PathIds<(HostId, PartitionId)>,
+    token: OnlyHost,
+    JsonBody(offer): JsonBody<OfferPartition>,
+) -> Result<(StatusCode, Registered), Problem> {
+    token.must_be(host)?;
+    let terms = valid(offer.terms)?;
+    let (row, is_new) = registry.db.register(host, partition, terms).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, registered(row)))
+}
+
+/// Changes the terms of a free partition, if they are still of the version in `If-Match`.
+#[utoipa::path(
+    patch, path = "/v1/hosts/{host}/partitions/{partition}", tag = "partitions", request_body = OfferPartition,
+    params(
+        ("host" = HostId, Path), ("partition" = PartitionId, Path),
+        ("if-match" = String, Header, description = "Version of the terms that are changed, in quotes"),
+    ),
+    security(("token" = [])),
+    responses(
+        (status = 200, description = "Changed", body = RegisteredPartition, headers(("etag" = String))),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn change_partition(
+    State(registry): State<Arc<Registry>>,
+    PathIds((host, partition)): PathIds<(HostId, PartitionId)>,
+    token: OnlyHost,
+    headers: HeaderMap,
+    JsonBody(offer): JsonBody<OfferPartition>,
+) -> Result<Registered, Problem> {
+    token.must_be(host)?;
+    let version = if_match(&headers)?;
+    let terms = valid(offer.terms)?;
+    Ok(registered(registry.db.change(host, partition, version, terms).await?))
+}
+
+/// Takes a free partition off the market.
+#[utoipa::path(
+    delete, path = "/v1/hosts/{host}/partitions/{partition}", tag = "partitions",
+    params(("host" = HostId, Path), ("partition" = PartitionId, Path)), security(("token" = [])),
+    responses(
+        (status = 204, description = "It is not on offer any more"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn withdraw_partition(
+    State(registry): State<Arc<Registry>>,
+    PathIds((host, partition)): PathIds<(HostId, PartitionId)>,
+    token: OnlyHost,
+) -> Result<StatusCode, Problem> {
+    token.must_be(host)?;
+    registry.db.withdraw(host, partition).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn valid(terms: Terms) -> Result<Terms, Problem> {
+    match terms.validate() {
+        Ok(()) => Ok(terms),
+        Err(error) => Err(Problem::new(Code::InvalidRequest, format!("terms: {error}"))),
+    }
+}
+
+fn registered(row: RegisteredPartition) -> Registered {
+    ([(header::ETAG, format!("\"{}\"", row.version.0))], Json(row))
+}
+
+fn if_match(headers: &HeaderMap) -> Result<TermsVersion, Problem> {
+    let text = header_text(headers, &header::IF_MATCH).unwrap_or_default();
+    let version = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    version.and_then(|version| version.parse().ok()).map(TermsVersion).ok_or_else(|| {
+        let detail = format!(
+            "send If-Match with the version of the terms that are changed, such as \"1\", not {text:?}"
+        );
+        Problem::new(Code::MalformedRequest, detail)
+    })
+}
+
+impl From<RegisterError> for Problem {
+    fn from(error: RegisterError) -> Self {
+        let code = match error {
+            RegisterError::NoSuchPartition(_) => Code::NotFound,
+            RegisterError::Store(error) => return error.into(),
+            RegisterError::NotAllowed(ref refusal) => match refusal {
+                RegistrationNotAllowed::Lent => Code::PartitionLent,
+                RegistrationNotAllowed::AwaitingClean => Code::PartitionNotReady,
+                RegistrationNotAllowed::Withdrawn => Code::NotFound,
+                RegistrationNotAllowed::OtherVersion { .. } => Code::PreconditionFailed,
+                RegistrationNotAllowed::NotLentBy(_) | RegistrationNotAllowed::StillLent(_) => {
+                    return Self::internal(&error);
+                }
+            },
+        };
+        Self::new(code, error.to_string())
+    }
+}
