@@ -28,10 +28,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
                 _ => Problem::new(Code::MalformedRequest, "the body did not arrive whole"),
             }
         })?;
-        let value = serde_json::from_slice(&body)
-            .map_err(|error| Problem::new(Code::MalformedRequest, format!("the body: {error}")))?;
-        Ok(Self(value))
+        parse(&body).map(Self)
     }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // Serde would take a list of a struct's values for the struct.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::new(Code::MalformedRequest, "the body must be a JSON object"));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new(Code::MalformedRequest, format!("the body: {error}")))
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {

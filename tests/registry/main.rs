@@ -1,0 +1,19 @@
+//! The registry as its users meet it: the real program on a database of its own, spoken to over HTTP.
+#![cfg(feature = "registry")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation is a failed test"
+)]
+
+mod contention;
+mod durability;
+mod hosts;
+mod lending;
+mod malformed;
+mod market;
+mod openapi;
+mod privacy;
+mod program;
+mod server;

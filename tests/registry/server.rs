@@ -1,0 +1,169 @@
+//! A registry of a test's own: its process, its database, its clients.
+
+use std::{
+    fmt::Debug,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use sublet::{
+    api::{problem::Code, secret::Secret},
+    client::{ClientError, RegistryClient},
+};
+use tempfile::TempDir;
+
+/// How long anything may take on a slow and busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A beat so long that no host of a test falls silent by itself.
+const CALM: [&str; 2] = ["--beat-every-ms", "3600000"];
+
+/// A running registry; it is killed when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    address: String,
+    log: Arc<Mutex<String>>,
+    database: Database,
+}
+
+/// A database's directory; it goes with the last who has it.
+#[derive(Clone)]
+pub(crate) struct Database(Arc<TempDir>);
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path().join("registry.db")
+    }
+
+    /// Runs the program on this database until it ends.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        program(&self.path()).args(arguments).output().unwrap()
+    }
+
+    pub(crate) fn token(&self, whose: &str, name: &str) -> Secret {
+        let output = self.run(&["token", whose, "--name", name]);
+        assert!(output.status.success(), "{output:?}");
+        Secret::new(String::from_utf8(output.stdout).unwrap().trim())
+    }
+}
+
+fn program(database: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sublet-registry"));
+    command.arg("--database").arg(database).env_remove("RUST_LOG");
+    command
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(Database::new(), &CALM)
+    }
+
+    pub(crate) fn start_on(database: Database) -> Self {
+        Self::start_with(database, &CALM)
+    }
+
+    /// Starts it on a port that is free, and waits until it listens.
+    pub(crate) fn start_with(database: Database, options: &[&str]) -> Self {
+        let mut command = program(&database.path());
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let address = read_address(&mut stderr);
+        let log = Arc::new(Mutex::new(String::new()));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                kept.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        Self { child, address, log, database }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn database(&self) -> Database {
+        self.database.clone()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// A client with a token that was just made.
+    pub(crate) fn lender(&self, name: &str) -> RegistryClient {
+        self.client(self.database.token("lender", name))
+    }
+
+    pub(crate) fn borrower(&self, name: &str) -> RegistryClient {
+        self.client(self.database.token("borrower", name))
+    }
+
+    pub(crate) fn client(&self, token: Secret) -> RegistryClient {
+        RegistryClient::new(&self.address, Some(token)).unwrap()
+    }
+
+    /// SIGKILL, as a power cut would do it; the database stays.
+    pub(crate) fn kill(mut self) -> Database {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.database()
+    }
+
+    /// SIGTERM; true: it ended with success.
+    pub(crate) async fn terminate(mut self) -> bool {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        eventually("the registry ends", async || self.child.try_wait().unwrap()).await.success()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the registry's log ---\n{}", self.log());
+        }
+    }
+}
+
+fn read_address(stderr: &mut BufReader<ChildStderr>) -> String {
+    let mut seen = String::new();
+    loop {
+        let mut line = String::new();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "the registry ended before it listened: {seen}");
+        if let Some(address) = line.trim().strip_prefix("listening on ") {
+            return address.to_owned();
+        }
+        seen.push_str(&line);
+    }
+}
+
+/// Asks until there is an answer.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(started.elapsed() < DEADLINE, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) fn assert_refused<T: Debug>(result: Result<T, ClientError>, code: Code) {
+    match result {
+        Err(error) if error.code() == Some(code) => {}
+        other => panic!("expected {code:?}, not {other:?}"),
+    }
+}
