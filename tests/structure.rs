@@ -1,5 +1,11 @@
 //! Imports run one way, and unsafe code stays where the walls are: read from the sources themselves.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation is a failed test"
+)]
 
 use std::{
     fs,

@@ -31,6 +31,9 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Ite
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head);
     table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table.trim_fmt()
 }
 
@@ -66,6 +69,6 @@ mod tests {
     #[test]
     fn a_table_has_its_head_and_a_line_a_row() {
         let text = table(["A", "B"], [["1".to_owned(), "two".to_owned()]]);
-        assert_eq!(text.lines().count(), 2, "{text}");
+        assert_eq!(text, "A  B\n1  two");
     }
 }

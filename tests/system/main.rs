@@ -2,6 +2,12 @@
 //!
 //! `bash tests/run.sh` runs these; they share one lab host, which is left to it to end.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation is a failed test"
+)]
 
 mod bad_input;
 mod cli;

@@ -33,26 +33,26 @@ use uuid::Uuid;
 /// Longest any step may take; a guest in an emulated host takes its time.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-pub struct World {
-    pub registry: String,
-    pub lab_host: Host,
-    pub system: System,
+pub(crate) struct World {
+    pub(crate) registry: String,
+    pub(crate) lab_host: Host,
+    pub(crate) system: System,
     /// Folder with our programs, static.
-    pub programs: PathBuf,
+    pub(crate) programs: PathBuf,
     /// Files of this run: tokens, the registry's database.
-    pub directory: PathBuf,
-    pub borrower: RegistryClient,
+    pub(crate) directory: PathBuf,
+    pub(crate) borrower: RegistryClient,
     runtime: Runtime,
 }
 
 static WORLD: LazyLock<World> = LazyLock::new(World::begin);
 
 /// The one world that all tests share.
-pub fn world() -> &'static World {
+pub(crate) fn world() -> &'static World {
     &WORLD
 }
 
-pub fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -98,27 +98,27 @@ impl World {
         Self { registry, lab_host, system, programs, directory: files, borrower, runtime }
     }
 
-    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }
 
     /// The lab host's agent, as its owner.
-    pub fn owner(&self) -> AgentClient {
+    pub(crate) fn owner(&self) -> AgentClient {
         let token = self.lab_host.owner_token().unwrap();
         AgentClient::new(&self.lab_host.address(), Some(Secret::new(token))).unwrap()
     }
 
-    pub fn agent_with(&self, key: &Secret) -> AgentClient {
+    pub(crate) fn agent_with(&self, key: &Secret) -> AgentClient {
         AgentClient::new(&self.lab_host.address(), Some(key.clone())).unwrap()
     }
 
     /// A file with a new token of another borrower or lender.
-    pub fn token(&self, role: &str, name: &str) -> PathBuf {
+    pub(crate) fn token(&self, role: &str, name: &str) -> PathBuf {
         make_token(&self.programs, &self.directory, role, name)
     }
 
     /// Runs the `sublet` program as the borrower and as the host's owner.
-    pub fn sublet(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn sublet(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join("sublet"));
         command
             .args(arguments)
@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Carves a partition and offers it.
-    pub fn offer(&self, allocation: Allocation) -> Offered {
+    pub(crate) fn offer(&self, allocation: Allocation) -> Offered {
         let view = self.wait(async {
             let owner = self.owner();
             let carved = owner.carve(&CarvePartition { allocation, price: None }).await.unwrap();
@@ -143,18 +143,18 @@ impl World {
     }
 
     /// Leases a partition on offer and opens it.
-    pub fn borrow(&self, partition: PartitionId, duration: Duration) -> Loan {
+    pub(crate) fn borrow(&self, partition: PartitionId, duration: Duration) -> Loan {
         let granted = self.wait(self.lease(&self.borrower, partition, duration)).unwrap();
         let loan = self.loan(granted);
         self.wait(loan.open()).unwrap();
         loan
     }
 
-    pub fn loan(&self, granted: LeaseGranted) -> Loan {
+    pub(crate) fn loan(&self, granted: LeaseGranted) -> Loan {
         Loan { agent: self.agent_with(&granted.key), granted }
     }
 
-    pub async fn lease(
+    pub(crate) async fn lease(
         &self,
         borrower: &RegistryClient,
         partition: PartitionId,
@@ -173,7 +173,7 @@ impl World {
     }
 
     /// Waits until the host says that a partition is as wanted.
-    pub fn wait_for_partition(
+    pub(crate) fn wait_for_partition(
         &self,
         id: PartitionId,
         wanted: impl Fn(&PartitionView) -> bool,
@@ -192,8 +192,8 @@ impl World {
 }
 
 /// A partition on offer; given back to the host at the end of its test.
-pub struct Offered {
-    pub id: PartitionId,
+pub(crate) struct Offered {
+    pub(crate) id: PartitionId,
 }
 
 impl Drop for Offered {
@@ -211,17 +211,17 @@ impl Drop for Offered {
 }
 
 /// A lease that was opened at its host.
-pub struct Loan {
-    pub granted: LeaseGranted,
-    pub agent: AgentClient,
+pub(crate) struct Loan {
+    pub(crate) granted: LeaseGranted,
+    pub(crate) agent: AgentClient,
 }
 
 impl Loan {
-    pub fn partition(&self) -> PartitionId {
+    pub(crate) fn partition(&self) -> PartitionId {
         self.granted.lease.partition
     }
 
-    pub async fn open(&self) -> Result<PartitionView, ClientError> {
+    pub(crate) async fn open(&self) -> Result<PartitionView, ClientError> {
         let exchange = BorrowPartition {
             host: self.granted.lease.host,
             allocation_digest: self.granted.allocation_digest,
@@ -229,12 +229,12 @@ impl Loan {
         self.agent.borrow(self.partition(), &exchange).await
     }
 
-    pub async fn submit(&self, job: RunJob) -> Result<JobView, ClientError> {
+    pub(crate) async fn submit(&self, job: RunJob) -> Result<JobView, ClientError> {
         self.agent.run(self.partition(), Uuid::now_v7(), &job).await
     }
 
     /// Runs a job to its end.
-    pub fn run(&self, job: RunJob) -> Finished {
+    pub(crate) fn run(&self, job: RunJob) -> Finished {
         world().wait(async {
             let job = self.submit(job).await.unwrap();
             self.follow(job.id).await
@@ -242,12 +242,12 @@ impl Loan {
     }
 
     /// Runs a shell script in `debian-micro` to its end.
-    pub fn shell(&self, script: &str) -> Finished {
+    pub(crate) fn shell(&self, script: &str) -> Finished {
         self.run(shell("debian-micro", script))
     }
 
     /// A job's whole output and its end, over as many connections as it takes.
-    pub async fn follow(&self, job: JobId) -> Finished {
+    pub(crate) async fn follow(&self, job: JobId) -> Finished {
         let deadline = Instant::now() + PATIENCE;
         let mut finished = Finished::default();
         let mut last: Option<String> = None;
@@ -268,7 +268,7 @@ impl Loan {
     }
 
     /// Reads a job's output until `wanted` stands in it, and leaves it running.
-    pub async fn wait_for_output(&self, job: JobId, wanted: &str) {
+    pub(crate) async fn wait_for_output(&self, job: JobId, wanted: &str) {
         let mut seen = Finished::default();
         let mut events = self.agent.logs(self.partition(), job, None).await.unwrap();
         while !seen.stdout().contains(wanted) {
@@ -279,7 +279,7 @@ impl Loan {
     }
 
     /// Ends the lease at the registry.
-    pub fn end(&self) -> Lease {
+    pub(crate) fn end(&self) -> Lease {
         let end = EndLease {
             host: self.granted.lease.host,
             partition: self.partition(),
@@ -292,27 +292,27 @@ impl Loan {
 
 /// What a job left behind.
 #[derive(Debug, Default)]
-pub struct Finished {
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    pub end: Option<JobEnd>,
+pub(crate) struct Finished {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) end: Option<JobEnd>,
 }
 
 impl Finished {
-    pub fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    pub fn end(&self) -> &JobEnd {
+    pub(crate) fn end(&self) -> &JobEnd {
         self.end.as_ref().expect("the job ended")
     }
 
     /// The output of a job that went well.
-    pub fn success(self) -> String {
+    pub(crate) fn success(self) -> String {
         assert_eq!(self.end(), &JobEnd::Exited { code: 0 }, "{self:?}");
         self.stdout()
     }
@@ -335,7 +335,7 @@ impl Finished {
     }
 }
 
-pub fn shell(image: &str, script: &str) -> RunJob {
+pub(crate) fn shell(image: &str, script: &str) -> RunJob {
     RunJob {
         image: Some(image.to_owned()),
         argv: ["sh", "-c", script].map(str::to_owned).into(),
@@ -344,12 +344,12 @@ pub fn shell(image: &str, script: &str) -> RunJob {
 }
 
 /// One CPU and little memory: boots quickest.
-pub const SMALL: Allocation = Allocation { cpus: 1, memory_mib: 256, disk_mib: 16 };
+pub(crate) const SMALL: Allocation = Allocation { cpus: 1, memory_mib: 256, disk_mib: 16 };
 
-pub const AN_HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const AN_HOUR: Duration = Duration::from_secs(3600);
 
 /// Ended, and its output.
-pub fn output(mut command: Command) -> Output {
+pub(crate) fn output(mut command: Command) -> Output {
     command.output().expect("the program is there")
 }
 
