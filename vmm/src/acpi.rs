@@ -6,8 +6,8 @@
 use acpi_tables::{
     Aml,
     aml::{
-        AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify,
-        Package, Path, ResourceTemplate, Scope,
+        AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
+        Notify, Package, Path, ResourceTemplate, Scope,
     },
     fadt::{FADTBuilder, Flags, PmProfile},
     gas::{AccessSize, AddressSpace as Space, GAS},
@@ -128,13 +128,17 @@ fn pci_host_bridge(code: &mut Vec<u8>) {
         &AddressSpace::new_memory(uncached, true, layout::PCI_BARS_START as u32, last, None),
     ])
     .bytes();
-    device(code, "PCI0", &[
-        (&Name::new("_HID".into(), &EISAName::new("PNP0A08"))),
-        (&Name::new("_CID".into(), &EISAName::new("PNP0A03"))),
-        (&Name::new("_UID".into(), &0u8)),
-        (&Name::new("_SEG".into(), &0u8)),
-        (&Name::new("_CRS".into(), &Raw(resources))),
-    ]);
+    device(
+        code,
+        "PCI0",
+        &[
+            (&Name::new("_HID".into(), &EISAName::new("PNP0A08"))),
+            (&Name::new("_CID".into(), &EISAName::new("PNP0A03"))),
+            (&Name::new("_UID".into(), &0u8)),
+            (&Name::new("_SEG".into(), &0u8)),
+            (&Name::new("_CRS".into(), &Raw(resources))),
+        ],
+    );
 }
 
 /// The configuration space in memory belongs to nobody else; Linux uses it only where it is said to be so.
@@ -142,11 +146,15 @@ fn reserved_resources(code: &mut Vec<u8>) {
     let start = layout::PCI_ECAM_START as u32;
     let resources =
         ResourceTemplate::new(vec![&Memory32Fixed::new(true, start, layout::PCI_ECAM_SIZE as u32)]).bytes();
-    device(code, "MBRD", &[
-        &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
-        &Name::new("_UID".into(), &0u8),
-        &Name::new("_CRS".into(), &Raw(resources)),
-    ]);
+    device(
+        code,
+        "MBRD",
+        &[
+            &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
+            &Name::new("_UID".into(), &0u8),
+            &Name::new("_CRS".into(), &Raw(resources)),
+        ],
+    );
 }
 
 fn serial_port(code: &mut Vec<u8>) {
@@ -156,42 +164,53 @@ fn serial_port(code: &mut Vec<u8>) {
         &Interrupt::new(true, true, false, false, layout::COM1_GSI),
     ])
     .bytes();
-    device(code, "COM1", &[
-        &Name::new("_HID".into(), &EISAName::new("PNP0501")),
-        &Name::new("_UID".into(), &0u8),
-        &Name::new("_DDN".into(), &"COM1"),
-        &Name::new("_CRS".into(), &Raw(resources)),
-    ]);
+    device(
+        code,
+        "COM1",
+        &[
+            &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+            &Name::new("_UID".into(), &0u8),
+            &Name::new("_DDN".into(), &"COM1"),
+            &Name::new("_CRS".into(), &Raw(resources)),
+        ],
+    );
 }
 
 /// The button, and the generic event device (ACPI 6.5, 5.6.9) whose interrupt says that it was pressed.
 fn power_button(code: &mut Vec<u8>) {
-    device(code, "PWRB", &[
-        &Name::new("_HID".into(), &EISAName::new("PNP0C0C")),
-        &Name::new("_UID".into(), &0u8),
-    ]);
+    device(
+        code,
+        "PWRB",
+        &[&Name::new("_HID".into(), &EISAName::new("PNP0C0C")), &Name::new("_UID".into(), &0u8)],
+    );
     let resources =
-        ResourceTemplate::new(vec![&Interrupt::new(true, true, false, false, layout::POWER_BUTTON_GSI)]).bytes();
-    device(code, "GED_", &[
-        &Name::new("_HID".into(), &"ACPI0013"),
-        &Name::new("_UID".into(), &0u8),
-        &Name::new("_CRS".into(), &Raw(resources)),
-        &Method::new(
-            "_EVT".into(),
-            1,
-            true,
-            vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED)],
-        ),
-    ]);
+        ResourceTemplate::new(vec![&Interrupt::new(true, true, false, false, layout::POWER_BUTTON_GSI)])
+            .bytes();
+    device(
+        code,
+        "GED_",
+        &[
+            &Name::new("_HID".into(), &"ACPI0013"),
+            &Name::new("_UID".into(), &0u8),
+            &Name::new("_CRS".into(), &Raw(resources)),
+            &Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED)],
+            ),
+        ],
+    );
 }
 
 fn pvpanic(code: &mut Vec<u8>) {
     let port = layout::PVPANIC_PORT;
     let resources = ResourceTemplate::new(vec![&IO::new(port, port, 1, 1)]).bytes();
-    device(code, "PEVT", &[
-        &Name::new("_HID".into(), &"QEMU0001"),
-        &Name::new("_CRS".into(), &Raw(resources)),
-    ]);
+    device(
+        code,
+        "PEVT",
+        &[&Name::new("_HID".into(), &"QEMU0001"), &Name::new("_CRS".into(), &Raw(resources))],
+    );
 }
 
 fn device(code: &mut Vec<u8>, name: &str, parts: &[&dyn Aml]) {

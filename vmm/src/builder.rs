@@ -14,7 +14,7 @@ use vmm_sys_util::errno;
 use crate::{
     arch::{
         layout,
-        x86_64::cpuid::{self, Topology, TooManyLeaves},
+        x86_64::cpuid::{self, TooManyLeaves, Topology},
     },
     block::disk::{Disk, OpenDiskError},
     console::{Console, ConsoleError},
@@ -77,15 +77,26 @@ pub fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
     let vm = kvm::create_vm(&kvm, &memory).map_err(BuildError::Kvm)?;
     let interrupts = Interrupts::new(vm.clone());
     let console = Arc::new(Console::new(&config.console).map_err(BuildError::Console)?);
-    let pci = Devices { vm: &vm, interrupts: &interrupts, memory: &memory, bus: PciBus::default() }.build(config)?;
+    let pci = Devices { vm: &vm, interrupts: &interrupts, memory: &memory, bus: PciBus::default() }
+        .build(config)?;
     let serial_interrupt = interrupts.pin(layout::COM1_GSI).map_err(BuildError::Interrupt)?;
-    let bus = Arc::new(Bus { serial: SerialPort::new(serial_interrupt, console.clone()), pci: Arc::new(pci) });
+    let bus =
+        Arc::new(Bus { serial: SerialPort::new(serial_interrupt, console.clone()), pci: Arc::new(pci) });
     let button_interrupt = interrupts.pin(layout::POWER_BUTTON_GSI).map_err(BuildError::Interrupt)?;
     let end = Arc::new(GuestEnd::new().map_err(BuildError::Event)?);
     let stopping = Arc::new(AtomicBool::new(false));
     let around = Surroundings { bus: bus.clone(), end: end.clone(), stopping: stopping.clone() };
     let vcpus = build_vcpus(config, &kvm, &vm, &around)?;
-    Ok(Machine { _vm: vm, memory, bus, console, power_button: PowerButton::new(button_interrupt), vcpus, end, stopping })
+    Ok(Machine {
+        _vm: vm,
+        memory,
+        bus,
+        console,
+        power_button: PowerButton::new(button_interrupt),
+        vcpus,
+        end,
+        stopping,
+    })
 }
 
 /// Builds the memory from a CPU of the guest's, so that it lies near them, and then keeps to the CPUs for service.

@@ -14,7 +14,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use sublet_vmm_protocol::{LINE_LIMIT, LineError, PROTOCOL_VERSION, Refusal, RefusalCode, Reply, Request, write_line};
+use sublet_vmm_protocol::{
+    LINE_LIMIT, LineError, PROTOCOL_VERSION, Refusal, RefusalCode, Reply, Request, write_line,
+};
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -60,7 +62,9 @@ impl Listener {
                 Ok(Some(Connection { stream, incoming: vec![], outgoing: vec![], waits_after: None }))
             }
             // The other side may have gone before it was accepted.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -112,7 +116,7 @@ impl Connection {
     }
 
     /// The next request, once the one before it has been answered in full.
-    pub fn next(&mut self) -> Option<Asked> {
+    pub fn next_request(&mut self) -> Option<Asked> {
         if self.waits_after.is_some() || self.has_unsent() {
             return None;
         }
@@ -172,10 +176,12 @@ struct Versioned {
 }
 
 fn parse(line: &[u8]) -> Asked {
-    let malformed = |error: serde_json::Error| refusal(RefusalCode::Malformed, format!("not a request: {error}"));
+    let malformed =
+        |error: serde_json::Error| refusal(RefusalCode::Malformed, format!("not a request: {error}"));
     let Versioned { version } = serde_json::from_slice(line).map_err(malformed)?;
     if version != PROTOCOL_VERSION {
-        let message = format!("this VMM speaks version {PROTOCOL_VERSION}, the request is of version {version}");
+        let message =
+            format!("this VMM speaks version {PROTOCOL_VERSION}, the request is of version {version}");
         return Err(refusal(RefusalCode::UnsupportedVersion, message));
     }
     serde_json::from_slice(line).map_err(malformed)
@@ -210,12 +216,12 @@ mod tests {
     fn a_request_is_read_however_it_is_cut() {
         let (_directory, mut connection, mut client) = connected();
         for part in [r#"{"request":"status","#, r#""version":1}"#, "\n{"] {
-            assert!(connection.next().is_none());
+            assert!(connection.next_request().is_none());
             client.write_all(part.as_bytes()).unwrap();
             connection.receive().unwrap();
         }
-        assert_eq!(connection.next(), Some(Ok(Request::Status { version: 1 })));
-        assert!(connection.next().is_none());
+        assert_eq!(connection.next_request(), Some(Ok(Request::Status { version: 1 })));
+        assert!(connection.next_request().is_none());
     }
 
     #[test]
@@ -224,10 +230,10 @@ mod tests {
         client.write_all(b"{\"request\":\"stop\",\"version\":1}\n").unwrap();
         connection.receive().unwrap();
         connection.wait_after(3);
-        assert!(connection.next().is_none());
+        assert!(connection.next_request().is_none());
         assert!(!connection.is_due(3) && connection.is_due(4));
         connection.reply(&Reply::Refused(refusal(RefusalCode::NotAllowedNow, "no".into()))).unwrap();
-        assert!(matches!(connection.next(), Some(Ok(Request::Stop { .. }))));
+        assert!(matches!(connection.next_request(), Some(Ok(Request::Stop { .. }))));
         let _: Reply = read_line(&mut BufReader::new(client)).unwrap();
     }
 

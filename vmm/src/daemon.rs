@@ -55,7 +55,9 @@ pub fn detach() -> Result<Side, DetachError> {
     match unsafe { libc::fork() } {
         -1 => Err(DetachError::Fork(std::io::Error::last_os_error())),
         0 => Ok(Side::Daemon(Readiness { to_launcher: File::from(to_launcher) })),
-        child => Ok(Side::Launcher(Launcher { from_daemon: File::from(from_daemon), child: Pid::from_raw(child) })),
+        child => {
+            Ok(Side::Launcher(Launcher { from_daemon: File::from(from_daemon), child: Pid::from_raw(child) }))
+        }
     }
 }
 

@@ -235,7 +235,7 @@ impl EventLoop {
 
     /// Answers what the connection has asked, as far as it takes the answers.
     fn serve(&mut self, number: u64) -> Result<(), EventLoopError> {
-        while let Some(asked) = self.connections.get_mut(&number).and_then(Connection::next) {
+        while let Some(asked) = self.connections.get_mut(&number).and_then(Connection::next_request) {
             match self.answer(asked)? {
                 Answer::Now(reply) => self.reply(number, &reply),
                 Answer::Later(after) => self.wait(number, after),

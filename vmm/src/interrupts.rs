@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
+    kvm_irq_routing_msi,
 };
 use kvm_ioctls::VmFd;
 use thiserror::Error;
@@ -111,7 +112,8 @@ impl MessageLine for KvmLine {
         if self.connected {
             let gsi = self.gsi;
             let vm = &self.interrupts.vm;
-            vm.unregister_irqfd(&self.event, gsi).map_err(|source| InterruptError::Connect { gsi, source })?;
+            vm.unregister_irqfd(&self.event, gsi)
+                .map_err(|source| InterruptError::Connect { gsi, source })?;
             self.connected = false;
         }
         Ok(())

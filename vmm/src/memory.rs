@@ -8,9 +8,8 @@ use std::{fs, io, sync::Arc};
 use rustix::mm::{Advice, madvise, mlock};
 use thiserror::Error;
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion,
-    mmap::MmapRegionError,
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion, mmap::MmapRegionError,
 };
 
 use crate::arch::layout;
@@ -44,8 +43,9 @@ pub fn build(mib: u64) -> Result<Arc<GuestMemory>, MemoryError> {
     if available_mib < mib {
         return Err(MemoryError::TooLittle { needed_mib: mib, available_mib });
     }
-    let regions =
-        layout::memory_ranges(mib * MIB).map(|(start, bytes)| region(start, bytes)).collect::<Result<Vec<_>, _>>()?;
+    let regions = layout::memory_ranges(mib * MIB)
+        .map(|(start, bytes)| region(start, bytes))
+        .collect::<Result<Vec<_>, _>>()?;
     GuestMemory::from_regions(regions).map(Arc::new).map_err(|_| MemoryError::Regions)
 }
 
@@ -90,9 +90,9 @@ fn advise(mapping: &MmapRegion, advice: Advice) -> rustix::io::Result<()> {
 /// does not fail, it wakes the OOM killer.
 fn available_mib() -> Result<u64, MemoryError> {
     let text = fs::read_to_string("/proc/meminfo").map_err(MemoryError::Meminfo)?;
-    available_kib(&text)
-        .map(|kib| kib / 1024)
-        .ok_or_else(|| MemoryError::Meminfo(io::Error::new(io::ErrorKind::InvalidData, "no MemAvailable line")))
+    available_kib(&text).map(|kib| kib / 1024).ok_or_else(|| {
+        MemoryError::Meminfo(io::Error::new(io::ErrorKind::InvalidData, "no MemAvailable line"))
+    })
 }
 
 fn available_kib(meminfo: &str) -> Option<u64> {
@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn more_than_the_host_has_is_refused_with_both_numbers() {
         let error = build(1 << 30).unwrap_err();
-        assert!(matches!(error, MemoryError::TooLittle { needed_mib, .. } if needed_mib == 1 << 30), "{error}");
+        assert!(
+            matches!(error, MemoryError::TooLittle { needed_mib, .. } if needed_mib == 1 << 30),
+            "{error}"
+        );
     }
 
     #[test]

@@ -231,7 +231,9 @@ fn handle(exit: VcpuExit<'_>, index: usize, bus: &Bus) -> Option<Ended> {
                 "host CPU {cpu} could not enter the guest on vCPU {index}: hardware reason {reason:#x}"
             )));
         }
-        other => return Some(failed(format!("vCPU {index} stopped on what this VMM does not know: {other:?}"))),
+        other => {
+            return Some(failed(format!("vCPU {index} stopped on what this VMM does not know: {other:?}")));
+        }
     }
     None
 }

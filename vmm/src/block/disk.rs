@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io::{self, Seek, SeekFrom},
-    os::{fd::AsRawFd, unix::fs::{FileTypeExt, OpenOptionsExt}},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, OpenOptionsExt},
+    },
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -121,7 +124,8 @@ impl Disk {
 
     /// One system call's worth; `parts` point into slices of the guest's memory that the caller holds.
     fn transfer_some(&self, direction: Direction, parts: &[libc::iovec], offset: u64) -> io::Result<usize> {
-        let (file, count) = (self.file.as_raw_fd(), parts.len().min(libc::UIO_MAXIOV as usize) as libc::c_int);
+        let (file, count) =
+            (self.file.as_raw_fd(), parts.len().min(libc::UIO_MAXIOV as usize) as libc::c_int);
         let offset = offset as libc::off_t;
         loop {
             // SAFETY: `parts` has at least `count` entries, and each describes memory of the guest's mapping, which
@@ -273,7 +277,8 @@ mod tests {
         for done in 0..=12 {
             let mut bytes = [0u8; 12];
             let base = bytes.as_mut_ptr();
-            let mut parts = [3usize, 4, 5].map(|length| libc::iovec { iov_base: base.cast(), iov_len: length });
+            let mut parts =
+                [3usize, 4, 5].map(|length| libc::iovec { iov_base: base.cast(), iov_len: length });
             let left: usize = skip(&mut parts, done).iter().map(|part| part.iov_len).sum();
             assert_eq!(left, 12 - done);
         }

@@ -208,5 +208,5 @@ fn sector(header: &[u8; HEADER_BYTES]) -> u64 {
 /// Bytes of data in all, if they are whole sectors and not too many.
 fn data_bytes(segments: &[Segment]) -> Option<u32> {
     let bytes: u64 = segments.iter().map(|segment| u64::from(segment.length)).sum();
-    (bytes % SECTOR_SIZE == 0 && bytes <= DATA_LIMIT).then_some(bytes as u32)
+    (bytes.is_multiple_of(SECTOR_SIZE) && bytes <= DATA_LIMIT).then_some(bytes as u32)
 }

@@ -28,6 +28,7 @@ use crate::{
         layout,
         x86_64::registers::{self, EntryPoint},
     },
+    devices::power::RESET_CODE,
     memory::GuestMemory,
 };
 
@@ -119,6 +120,7 @@ fn write_tables(
     memory.write_slice(source.command_line.as_bytes(), line)?;
     memory.write_obj(0u8, GuestAddress(line.0 + source.command_line.len() as u64))?;
     memory.write_slice(&acpi::tables(vcpus), GuestAddress(layout::ACPI_START))?;
+    memory.write_slice(&RESET_CODE, GuestAddress(layout::RESET_VECTOR))?;
     zero_page::write(memory, kernel, source.command_line.len() as u32, initrd)?;
     registers::write_tables(memory)
 }

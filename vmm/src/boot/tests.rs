@@ -66,7 +66,7 @@ fn an_elf_kernel_is_entered_where_it_says_with_all_it_needs_in_place() {
     assert_eq!((size, u64::from(start) % PAGE_SIZE), (5000, 0));
     assert_eq!(memory.read_obj::<u8>(GuestAddress(u64::from(start) + 4999)).unwrap(), 7);
     let mut line = [0; 14];
-    memory.read_slice(&mut line, GuestAddress(u64::from({ params.hdr.cmd_line_ptr }))).unwrap();
+    memory.read_slice(&mut line, GuestAddress(params.hdr.cmd_line_ptr.into())).unwrap();
     assert_eq!(&line, b"console=ttyS0\0");
     let mut rsdp = [0; 8];
     memory.read_slice(&mut rsdp, GuestAddress(params.acpi_rsdp_addr)).unwrap();
@@ -80,7 +80,9 @@ fn what_is_wrong_is_named() {
     assert!(refusal(&source(text, None)).contains("neither a bzImage nor"));
     let short = files.file("short", b"MZ");
     assert!(refusal(&source(short, None)).contains("cannot be read"));
-    assert!(refusal(&source("/nonexistent/vmlinux".into(), None)).contains("kernel \"/nonexistent/vmlinux\""));
+    assert!(
+        refusal(&source("/nonexistent/vmlinux".into(), None)).contains("kernel \"/nonexistent/vmlinux\"")
+    );
     assert!(refusal(&source("/dev/null".into(), None)).contains("is not a file"));
     let missing = source(files.elf(), Some("/nonexistent/initrd".into()));
     assert!(refusal(&missing).contains("initrd \"/nonexistent/initrd\""));
@@ -103,7 +105,9 @@ fn what_does_not_fit_is_refused() {
     let outside = files.file("outside", &elf(0xc000_0000, 16, 1));
     assert!(refusal(&source(outside, None)).contains("cannot be loaded"));
     let initrd = files.file("initrd", &vec![0; 17 * MIB as usize]);
-    assert!(refusal(&source(files.elf(), Some(initrd))).contains("does not fit into memory beside the kernel"));
+    assert!(
+        refusal(&source(files.elf(), Some(initrd))).contains("does not fit into memory beside the kernel")
+    );
 }
 
 #[test]

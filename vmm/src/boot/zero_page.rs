@@ -24,7 +24,8 @@ pub fn write(
     command_line_bytes: u32,
     initrd: Option<Placed>,
 ) -> Result<(), GuestMemoryError> {
-    let mut params = boot_params { hdr: kernel.header, acpi_rsdp_addr: layout::ACPI_START, ..Default::default() };
+    let mut params =
+        boot_params { hdr: kernel.header, acpi_rsdp_addr: layout::ACPI_START, ..Default::default() };
     params.hdr.cmd_line_ptr = layout::COMMAND_LINE_START as u32;
     params.hdr.cmdline_size = command_line_bytes;
     if let Some(initrd) = initrd {

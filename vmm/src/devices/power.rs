@@ -4,10 +4,18 @@
 use sublet_vmm_protocol::Ended;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::arch::layout;
+
 /// Sleep type that the DSDT's `\_S5` object names for "off".
 pub const SLEEP_TYPE_OFF: u8 = 5;
 /// What an operating system writes into the reset register that the FADT names.
 pub const RESET_VALUE: u8 = RESET_CPU | RESET_FULL;
+/// The machine's whole BIOS: real mode code for the reset vector that resets the machine.
+pub const RESET_CODE: [u8; 9] = {
+    let [port_low, port_high] = layout::RESET_PORT.to_le_bytes();
+    // mov dx, port; mov al, value; out dx, al; again: hlt; jmp again
+    [0xba, port_low, port_high, 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd]
+};
 
 /// Sleep control register: SLP_TYPx and SLP_EN (ACPI 6.5, 4.8.3.7).
 const SLEEP_TYPE_SHIFT: u8 = 2;

@@ -56,7 +56,9 @@ impl PciBus {
 
     /// Stops what every function does in the background.
     pub fn reset(&self) {
-        (0..self.slots.len()).filter_map(|slot| self.function(slot)).for_each(|mut function| function.reset());
+        (0..self.slots.len())
+            .filter_map(|slot| self.function(slot))
+            .for_each(|mut function| function.reset());
     }
 
     /// Reads the configuration address register.

@@ -154,7 +154,7 @@ impl Msix {
 
 /// Double or quad words within one entry (PCI Local Bus 3.0, 6.8.2).
 fn aligned(offset: u64, length: usize) -> bool {
-    matches!(length, 4 | 8) && offset % length as u64 == 0
+    matches!(length, 4 | 8) && offset.is_multiple_of(length as u64)
 }
 
 fn is_written(event: &EventFd) -> bool {
@@ -227,7 +227,7 @@ pub mod tests {
     #[test]
     fn an_interrupt_raised_while_masked_is_pending() {
         let (line, _) = remembered();
-        let mut msix = Msix::new(vec![line]);
+        let msix = Msix::new(vec![line]);
         let mut pending = [0xff];
         msix.read_pending(0, &mut pending);
         assert_eq!(pending, [0]);

@@ -22,8 +22,11 @@ pub const LOW_MEMORY_END: u64 = 0x9_fc00;
 /// ACPI tables, the root pointer first: in the BIOS area, where an operating system that is not told looks for it
 /// (ACPI 6.5, 5.2.5.1).
 pub const ACPI_START: u64 = 0xe_0000;
-/// End of the BIOS area.
-pub const ACPI_END: u64 = 0x10_0000;
+/// The last 16 bytes of the BIOS area are the reset vector's.
+pub const ACPI_END: u64 = RESET_VECTOR;
+/// Where an operating system jumps, in real mode, to have the BIOS reset the machine. Linux does that on machines
+/// of hardware-reduced ACPI without EFI, rather than write the reset register.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Kernels and initrds are loaded above the first MiB.
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 

@@ -16,7 +16,8 @@ use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{
-    ActivateError, Activation, ActiveQueue, COMMON_FEATURES, DeviceFailure, DeviceIdentity, QueueSlot, VirtioDevice,
+    ActivateError, Activation, ActiveQueue, COMMON_FEATURES, DeviceFailure, DeviceIdentity, QueueSlot,
+    VirtioDevice,
 };
 use crate::{
     block::{
@@ -73,13 +74,8 @@ impl Block {
         let queues = [QueueSlot::new(QUEUE_SIZE).map_err(BlockError::Event)?];
         let kick = queues[0].kick.try_clone().map_err(BlockError::Event)?;
         let (features, config) = (features(&disk), config(&disk));
-        let shared = Arc::new(Shared {
-            disk,
-            id,
-            memory,
-            serving: Mutex::default(),
-            pausing: AtomicBool::new(false),
-        });
+        let shared =
+            Arc::new(Shared { disk, id, memory, serving: Mutex::default(), pausing: AtomicBool::new(false) });
         let (serves, broken) = (shared.clone(), shared.clone());
         threads::spawn(format!("blk-{}", shared.id), move || serves.run(&kick), move || broken.fail())
             .map_err(BlockError::Thread)?;
@@ -123,8 +119,9 @@ impl VirtioDevice for Block {
 impl Shared {
     /// Serves the queue whenever the driver notifies; for as long as the process lives.
     fn run(&self, kick: &EventFd) {
-        while kick.read().is_ok() {
-            while !self.pausing.load(Ordering::SeqCst) && self.serve_one() {}
+        let mut has_more = false;
+        while has_more || kick.read().is_ok() {
+            has_more = !self.pausing.load(Ordering::SeqCst) && self.serve_one();
         }
     }
 

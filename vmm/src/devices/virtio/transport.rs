@@ -197,7 +197,9 @@ impl Transport {
             u32::from_le_bytes(bytes)
         };
         let start = u64::from(word(ACCESS_OFFSET));
-        let is_whole = offset == at + ACCESS_DATA && matches!(length, 1 | 2 | 4) && word(ACCESS_LENGTH) as usize == length;
+        let is_whole = offset == at + ACCESS_DATA
+            && matches!(length, 1 | 2 | 4)
+            && word(ACCESS_LENGTH) as usize == length;
         let is_inside = word(ACCESS_BAR) & 0xff == 0 && start + length as u64 <= layout::PCI_BAR_SIZE;
         (is_whole && is_inside).then_some(start)
     }

@@ -4,7 +4,8 @@ use std::{io, sync::Arc};
 
 use thiserror::Error;
 use vhost::{
-    VhostBackend, VhostUserMemoryRegionInfo, VringConfigData, vhost_kern::vsock::Vsock as KernelVsock, vsock::VhostVsock,
+    VhostBackend, VhostUserMemoryRegionInfo, VringConfigData, vhost_kern::vsock::Vsock as KernelVsock,
+    vsock::VhostVsock,
 };
 use virtio_queue::QueueT;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};

@@ -132,11 +132,12 @@ fn registers_answer_only_in_their_own_size() {
 
 #[test]
 fn after_a_reset_nothing_of_the_old_driver_is_left() {
+    let fresh = config();
     let mut config = running();
     assert_eq!(config.write(STATUS, &[0]), Effect::Reset);
     config.reset();
     assert_eq!((status(&config), config.accepted_features()), (0, 0));
-    assert_eq!(config.queues(), super::tests::config().queues());
+    assert_eq!(config.queues(), fresh.queues());
 }
 
 proptest! {
