@@ -8,7 +8,7 @@ pub use crate::domain::lease::EndReason;
 use crate::domain::{
     id::{BorrowerId, HostId, IssuerId, LeaseId, PartitionId},
     matching::{Conditions, Explanation},
-    money::{Currency, Micros, Rounding},
+    money::{Currency, FeeRate, Micros, Rounding},
     resources::AllocationDigest,
     terms::{Epoch, Terms, TermsVersion},
 };
@@ -256,6 +256,8 @@ pub struct LedgerRow {
     pub currency: Currency,
     pub rounding: Rounding,
     pub charge: Micros,
+    /// The registry's share of the charge, in millionths, as the lease says.
+    pub fee_millionths: FeeRate,
     pub fee: Micros,
     pub payment: Micros,
 }

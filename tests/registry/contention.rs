@@ -1,12 +1,16 @@
 //! Many at once: law 1 over HTTP.
 
 use futures::future::join_all;
-use sublet::{api::problem::Code, client::LeaseRequestId};
+use sublet::{
+    api::{problem::Code, registry::RegisteredPartition},
+    client::{LeaseRequestId, RegistryClient},
+    domain::id::LeaseId,
+};
 use uuid::Uuid;
 
 use crate::{
     market::{Host, lease, terms, wish},
-    server::{Server, assert_refused},
+    server::{Server, assert_refused, eventually},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,4 +43,42 @@ async fn one_wish_said_many_times_at_once_is_one_lease() {
     });
     let leases: Vec<_> = join_all(tries).await.into_iter().map(Result::unwrap).collect();
     assert!(leases.iter().all(|lease| *lease == leases[0]));
+}
+
+/// Borrows one partition after another until the registry is gone; answers with the leases it was told of.
+async fn borrow_until_it_dies(borrower: RegistryClient, offers: Vec<RegisteredPartition>) -> Vec<LeaseId> {
+    let mut told = Vec::new();
+    for offer in offers {
+        match lease(&borrower, &wish(&offer, 600)).await {
+            Ok(granted) => told.push(granted.lease.id),
+            Err(error) if error.code() == Some(Code::AlreadyLent) => {}
+            Err(_) => break,
+        }
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_lease_that_was_told_of_survives_kill_9_under_load() {
+    let server = Server::start();
+    let bob = server.database().token("borrower", "bob");
+    let host = Host::enrol(&server, &server.lender("alice")).await;
+    let mut offers = Vec::new();
+    for price in 0..100 {
+        offers.push(host.offer(terms(1, price)).await);
+    }
+    let borrowers: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(borrow_until_it_dies(server.client(bob.clone()), offers.clone())))
+        .collect();
+    let client = server.client(bob.clone());
+    eventually("some leases", async || client.leases().await.ok().filter(|made| made.leases.len() >= 10))
+        .await;
+    let server = Server::start_on(server.kill());
+    let told: Vec<_> = join_all(borrowers).await.into_iter().flat_map(Result::unwrap).collect();
+    let made = server.client(bob).leases().await.unwrap().leases;
+    assert!(told.iter().all(|told| made.iter().any(|lease| lease.id == *told)));
+    let mut partitions: Vec<_> = made.iter().map(|lease| lease.partition).collect();
+    partitions.sort();
+    partitions.dedup();
+    assert_eq!(partitions.len(), made.len(), "law 1");
 }

@@ -69,6 +69,7 @@ fn ledger_row(row: &Row<'_>) -> rusqlite::Result<(Uuid, LedgerRow)> {
         currency: contract.terms.price.currency,
         rounding: contract.rounding,
         charge: Micros(row.get(9)?),
+        fee_millionths: contract.fee_rate,
         fee: Micros(row.get(10)?),
         payment: Micros(row.get(11)?),
     };
