@@ -1,9 +1,11 @@
 //! Plays the host to a real runner with real processes, over a Unix socket in vsock's place.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -49,8 +51,17 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
 
 /// Whether a process has ended, be it that nobody has reaped it yet.
 pub(crate) fn has_ended(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
+}
+
+/// A fresh cgroup, where this machine lets the test make one where the runner would.
+pub(crate) fn a_cgroup() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let root = PathBuf::from(mount.split(' ').nth(4)?);
+    let group = root.join(format!("sublet-{:016x}", rand::random::<u64>()));
+    fs::create_dir(&group).ok().map(|()| group)
 }
 
 /// A runner in a thread of its own.
@@ -106,7 +117,7 @@ impl Host {
     /// Nobody listens any more.
     pub(crate) fn go_away(&mut self) {
         self.listener = None;
-        std::fs::remove_file(self.directory.path().join("host")).unwrap();
+        fs::remove_file(self.directory.path().join("host")).unwrap();
     }
 
     pub(crate) fn come_back(&mut self) {

@@ -1,11 +1,12 @@
 //! What a job gets, gives and how it ends.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use sublet_guest::cgroup::Cgroups;
 use sublet_guest_protocol::{FromHost, JobEnd, JobSpec, job::STDIN_LIMIT};
 
-use crate::host::{Held, Host, has_ended, job, shell, wait_until};
+use crate::host::{Held, Host, a_cgroup, has_ended, job, shell, wait_until};
 
 fn not_started(spec: JobSpec) -> String {
     let held = Host::start().run(spec);
@@ -156,22 +157,30 @@ fn cancelling_ends_a_job_with_its_descendants_by_process_group() {
 
 #[test]
 fn cancelling_ends_even_descendants_in_other_sessions_by_cgroup() {
-    if !cgroups_can_be_made() {
+    let Some(group) = a_cgroup() else {
         return eprintln!("not shown here: no cgroup can be made; the lab's tests show it in a guest");
-    }
-    for pid in cancelled_with_descendants(&Host::start(), ESCAPED_FAMILY) {
+    };
+    let host = Host::start_with(Some(Cgroups::within(group.clone())));
+    for pid in cancelled_with_descendants(&host, ESCAPED_FAMILY) {
         assert!(has_ended(&pid), "the end came before the descendant's");
     }
+    std::fs::remove_dir(group).expect("the job's own group is gone");
 }
 
-/// Whether this machine lets the test make cgroups where the runner would.
-fn cgroups_can_be_made() -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mounted = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
-    mounted.filter_map(|line| line.split(' ').nth(4)).any(|root| {
-        let probe = format!("{root}/sublet-test-{}", std::process::id());
-        std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
-    })
+#[test]
+fn a_runner_that_starts_ends_what_an_earlier_one_left_behind() {
+    let Some(group) = a_cgroup() else {
+        return eprintln!("not shown here: no cgroup can be made; the lab's tests show it in a guest");
+    };
+    let left_behind = group.join("job-0123");
+    std::fs::create_dir_all(left_behind.join("of-its-own")).unwrap();
+    let mut process = Command::new("sleep").arg("1000").spawn().unwrap();
+    let procs = left_behind.join("of-its-own/cgroup.procs");
+    std::fs::write(procs, process.id().to_string()).unwrap();
+    Cgroups::within(group.clone()).prepare();
+    assert!(!left_behind.exists());
+    assert_eq!(process.wait().unwrap().signal(), Some(9));
+    std::fs::remove_dir(group).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sublet_guest::cgroup::Cgroups;
 use sublet_guest_protocol::JobEnd;
 
-use crate::host::{Host, job, shell};
+use crate::host::{Host, a_cgroup, job, shell};
 
 const MACHINE_BYTES: &str = "67108864";
 
@@ -16,12 +16,7 @@ struct SmallMachine(PathBuf);
 impl SmallMachine {
     /// Where this machine lets the test make one.
     fn make() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
-        let path =
-            PathBuf::from(mount.split(' ').nth(4)?).join(format!("sublet-{:016x}", rand::random::<u64>()));
-        fs::create_dir(&path).ok()?;
-        let machine = Self(path);
+        let machine = Self(a_cgroup()?);
         fs::write(machine.0.join("memory.max"), MACHINE_BYTES).ok()?;
         fs::write(machine.0.join("cgroup.subtree_control"), "+memory").ok()?;
         Some(machine)
