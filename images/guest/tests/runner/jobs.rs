@@ -115,11 +115,9 @@ fn a_job_that_is_not_valid_is_refused_with_the_reason() {
 
 #[test]
 fn a_job_is_ended_when_its_time_is_up() {
-    let mut spec = shell("echo begun; exec sleep 1000");
-    spec.time_limit_ms = Some(300);
-    let held = Host::start().run(spec);
-    assert_eq!(held.end, Some(JobEnd::TimedOut));
-    assert_eq!(held.stdout(), "begun\n");
+    let mut spec = job(&["sleep", "1000"]);
+    spec.time_limit_ms = Some(1);
+    assert_eq!(Host::start().run(spec).end, Some(JobEnd::TimedOut));
 }
 
 #[test]
