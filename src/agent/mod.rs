@@ -1,7 +1,17 @@
-//! The lender host's agent.
+//! The lender host's agent: it carves partitions, offers them at a registry, lets borrowers in by their keys, boots
+//! their guests and runs their jobs. In reading order:
 
 pub mod config;
+pub mod daemon;
+
+pub mod http;
+pub mod identity;
+pub mod registry_link;
+pub mod services;
+
+pub mod partition;
+
 pub mod guest;
+
 pub mod host;
 pub mod image_cache;
-pub mod partition;

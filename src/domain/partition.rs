@@ -144,8 +144,6 @@ pub enum Effect {
     Wipe,
     /// Make the disk as large as the allocation says, in full.
     ShapeDisk,
-    /// Set the blocks aside that the change asked for will need; the disk itself stays as it is.
-    ReserveDisk,
     /// Ask the registry to register the offer (F6).
     Register,
     /// Ask the registry to change the offer (F7).
@@ -204,6 +202,11 @@ impl Partition {
     /// Epoch of the latest lease that was opened or is known to be over; 0: none.
     pub fn epoch(&self) -> Epoch {
         self.lease().map_or(Epoch(self.least_epoch.0.saturating_sub(1)), |lease| lease.epoch)
+    }
+
+    /// The epoch of the next lease that the host itself makes: no key that was issued has it.
+    pub fn next_epoch(&self) -> Epoch {
+        after(self.least_epoch)
     }
 
     /// Host CPUs that nobody else may be given: those in use, and those a change would take.
@@ -273,7 +276,7 @@ impl Partition {
                 Ok(self.stays([Effect::ShapeDisk]))
             }
             State::Offered { change: None } => {
-                Ok(self.to(State::Offered { change: Some(change) }, [Effect::ReserveDisk, Effect::AskChange]))
+                Ok(self.to(State::Offered { change: Some(change) }, [Effect::AskChange]))
             }
             _ => Err(self.busy()),
         }

@@ -2,6 +2,8 @@
 
 pub mod frames;
 pub mod jobs;
+pub mod listener;
 pub mod output;
+pub mod process;
 pub mod relay;
 pub mod signals;

@@ -14,7 +14,7 @@ use super::{
     output::{JobOutput, OutputError},
 };
 use crate::{
-    agent::{host::clock::Clock, partition::table::TableError},
+    agent::{host::clock::LeaseClock, partition::table::TableError},
     api::agent::JobEnd,
     domain::id::JobId,
 };
@@ -41,7 +41,7 @@ pub enum RelayError {
 pub struct Relay {
     frames: Frames,
     jobs: Jobs,
-    clock: Arc<Clock>,
+    clock: Arc<LeaseClock>,
     current: Option<Current>,
 }
 
@@ -53,7 +53,7 @@ struct Current {
 }
 
 impl Relay {
-    pub fn new(frames: Frames, jobs: Jobs, clock: Arc<Clock>) -> Self {
+    pub fn new(frames: Frames, jobs: Jobs, clock: Arc<LeaseClock>) -> Self {
         Self { frames, jobs, clock, current: None }
     }
 

@@ -1,10 +1,13 @@
 //! A control group a partition: its VMM lives outside the agent's, and can be killed whole.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
 use crate::domain::id::PartitionId;
@@ -54,11 +57,29 @@ impl Cgroups {
         }
     }
 
-    /// Whether a process is left in the partition's group.
-    pub fn populated(&self, partition: PartitionId) -> bool {
-        let events =
-            self.group(partition).and_then(|group| fs::read_to_string(group.join("cgroup.events")).ok());
-        events.is_some_and(|events| events.lines().any(|line| line == "populated 1"))
+    /// Waits until no process is left in the partition's group.
+    pub fn wait_until_empty(&self, partition: PartitionId, patience: Duration) -> Result<(), CgroupError> {
+        let Some(group) = self.group(partition) else { return Ok(()) };
+        let path = group.join("cgroup.events");
+        let deadline = Instant::now() + patience;
+        loop {
+            let events = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                opened => opened.map_err(failed("read", &path))?,
+            };
+            let text = io::read_to_string(&events).map_err(failed("read", &path))?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if text.lines().any(|line| line == "populated 0") {
+                return Ok(());
+            }
+            if left.is_zero() {
+                return Err(failed("empty", &group)(io::ErrorKind::TimedOut.into()));
+            }
+            // The kernel signals a change of the file by POLLPRI (cgroup-v2.rst, "Un-populated Notification").
+            let timeout = Timespec::try_from(left).ok();
+            poll(&mut [PollFd::new(&events, PollFlags::PRI)], timeout.as_ref())
+                .map_err(|error| failed("watch", &path)(error.into()))?;
+        }
     }
 
     pub fn remove(&self, partition: PartitionId) -> Result<(), CgroupError> {
@@ -88,7 +109,7 @@ mod tests {
         assert!(!cgroups.usable());
         cgroups.adopt(partition, 1).unwrap();
         cgroups.kill(partition).unwrap();
-        assert!(!cgroups.populated(partition));
+        cgroups.wait_until_empty(partition, Duration::ZERO).unwrap();
         cgroups.remove(partition).unwrap();
     }
 }

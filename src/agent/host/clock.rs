@@ -8,15 +8,24 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::clock::Clock;
+
 /// The registry's clock as it was last heard of, carried on by the host's boot time: a change of the host's wall
 /// clock lengthens no lease.
-#[derive(Debug, Default)]
-pub struct Clock {
+#[derive(Debug)]
+pub struct LeaseClock {
+    wall: Clock,
     /// What the registry's clock said at which boot time.
     heard: Mutex<Option<(Timestamp, Duration)>>,
 }
 
-impl Clock {
+impl Default for LeaseClock {
+    fn default() -> Self {
+        Self { wall: Clock::system(), heard: Mutex::default() }
+    }
+}
+
+impl LeaseClock {
     /// Takes note of the registry's clock.
     pub fn hear(&self, registry_now: Timestamp) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((registry_now, boottime()));
@@ -26,7 +35,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match *self.heard.lock().unwrap_or_else(PoisonError::into_inner) {
             Some((then, at)) => then.saturating_add(boottime().saturating_sub(at)).unwrap_or(Timestamp::MAX),
-            None => Timestamp::now(),
+            None => self.wall.now(),
         }
     }
 
@@ -56,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_registrys_clock_goes_on_from_where_it_was_heard() {
-        let clock = Clock::default();
+        let clock = LeaseClock::default();
         let registry: Timestamp = "2040-01-01T00:00:00Z".parse().unwrap();
         clock.hear(registry);
         let now = clock.now();
@@ -65,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_moment_that_has_passed_is_now() {
-        let clock = Clock::default();
+        let clock = LeaseClock::default();
         assert_eq!(clock.until(Timestamp::MIN), Duration::ZERO);
         let (before, at) = (boottime().as_nanos(), clock.boottime_ns_at(Timestamp::MIN));
         assert!(u128::from(at) >= before && u128::from(at) <= boottime().as_nanos());
@@ -73,6 +82,6 @@ mod tests {
 
     #[test]
     fn the_last_moment_there_is_does_not_overflow() {
-        assert!(Clock::default().boottime_ns_at(Timestamp::MAX) > 0);
+        assert!(LeaseClock::default().boottime_ns_at(Timestamp::MAX) > 0);
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{api::agent::GuestEnd, domain::secret::Secret};
+use crate::{agent::guest::process::ProcessId, api::agent::GuestEnd, domain::secret::Secret};
 
 /// The VMM of a partition, and what became of the guest before.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Built {
     /// Boot of the host under which the VMM was started; under another it is gone.
     pub host_boot: String,
     /// The VMM's process; none: it was not seen prepared.
-    pub process: Option<u32>,
+    pub process: Option<ProcessId>,
     /// What runs in it.
     pub boot: Option<Boot>,
 }
@@ -32,6 +32,8 @@ pub struct Boot {
     pub image: String,
     /// What its job runner proves itself with; 32 hexadecimal digits.
     pub nonce: Secret,
+    /// Its job runner has called.
+    pub greeted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

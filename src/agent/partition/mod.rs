@@ -1,4 +1,10 @@
 //! Partitions: their table, who is let in, and the driver that owns each.
 
+pub mod admission;
+pub mod driver;
+mod effects;
+pub mod error;
+mod guest;
 pub mod machine;
+pub mod partitions;
 pub mod table;

@@ -104,10 +104,7 @@ fn a_new_key_makes_void_the_ones_that_were_not_used() {
 #[test]
 fn a_change_of_an_offer_asks_the_registry_before_the_host_changes_anything() {
     let Transition { partition, effects } = offered().apply(Event::Change(change())).unwrap();
-    assert_eq!(
-        (partition.terms.clone(), effects),
-        (terms(256), vec![Effect::ReserveDisk, Effect::AskChange])
-    );
+    assert_eq!((partition.terms.clone(), effects), (terms(256), vec![Effect::AskChange]));
     assert_eq!(partition.clone().apply(Event::Open(lease(1))), Err(NotAllowed::NotReady));
     let refused = partition.clone().apply(Event::ChangeRefused).unwrap();
     assert_eq!(refused.partition, offered());

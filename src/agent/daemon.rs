@@ -1,0 +1,190 @@
+//! The agent as a process: what it needs is opened, what it finds again goes on, and then it serves.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+use super::{
+    config::{Config, ConfigError},
+    guest::{
+        listener::{self, ListenError},
+        process::Vmms,
+    },
+    host::{
+        carve::ReserveError,
+        cgroup::Cgroups,
+        clock::LeaseClock,
+        inventory::{Inventory, InventoryError},
+    },
+    http::{self, Agent},
+    identity::{Identity, IdentityError},
+    image_cache::ImageCache,
+    partition::{
+        driver::Command,
+        error::PartitionError,
+        partitions::Partitions,
+        table::{Table, TableError},
+    },
+    registry_link::{self, LinkError, RegistryLink, Retry},
+    services::Services,
+};
+use crate::{
+    api::{
+        http::{Shutdown, chain, plain_http_allowed, serve},
+        registry::HeartbeatReply,
+    },
+    client::ClientError,
+};
+
+/// Most milliseconds that a registry may hold a heartbeat's answer.
+const WAIT_MAX_MS: u64 = 10_000;
+
+#[derive(Debug, Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    #[error("the reserve cannot be kept on this host")]
+    Reserve(#[from] ReserveError),
+    #[error("cannot make the directory {path:?}")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error("another agent uses the state directory {0:?}")]
+    StateInUse(PathBuf),
+    #[error("the link to the registry cannot be made")]
+    Link(#[from] LinkError),
+    #[error("the registry cannot be spoken to")]
+    Client(#[from] ClientError),
+    #[error("the partitions cannot be found again")]
+    Partitions(#[from] PartitionError),
+    #[error(transparent)]
+    Guests(#[from] ListenError),
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot serve")]
+    Serve(#[source] io::Error),
+    #[error("cannot count")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Reads the configuration and the host, and says whether they fit; starts nothing.
+pub fn check(config: &Config) -> Result<(), AgentError> {
+    let inventory = Inventory::read(Path::new("/"))?;
+    config.vmm()?;
+    let above = config.state_directory.ancestors().find(|directory| directory.exists());
+    let resources = inventory.resources(above.unwrap_or(Path::new("/")), 0)?;
+    super::host::carve::Lendable::new(&resources, &config.reserve)?;
+    Ok(())
+}
+
+/// Serves until `shutdown`. Guests go on without the agent.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), AgentError> {
+    check(&config)?;
+    if let Err(exposed) = plain_http_allowed(config.listen, false) {
+        tracing::warn!("{exposed}");
+    }
+    let _lock = lock(&config.state_directory)?;
+    let services = Arc::new(services(config).await?);
+    let guests = listener::listen(services.config.vsock_port)?;
+    let partitions = Partitions::open(Arc::clone(&services)).await?;
+    tokio::spawn(listener::serve(guests, Arc::clone(&partitions)));
+    tokio::spawn(follow_registry(Arc::clone(&services), Arc::clone(&partitions)));
+    let address = services.config.listen;
+    let failed = |source| AgentError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    tracing::info!(host = %services.identity.host(), address = %listener.local_addr().map_err(failed)?, "listening");
+    let agent = Agent::new(services, partitions, shutdown.clone())?;
+    serve(listener, http::router(agent), shutdown).await.map_err(AgentError::Serve)
+}
+
+/// Makes the state directory, and sees to it that it has one agent.
+fn lock(directory: &Path) -> Result<std::fs::File, AgentError> {
+    let failed = |source| AgentError::Directory { path: directory.to_owned(), source };
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(directory).map_err(failed)?;
+    builder.create(directory.join("run")).map_err(failed)?;
+    let lock = std::fs::File::create(directory.join("lock")).map_err(failed)?;
+    lock.try_lock().map_err(|_| AgentError::StateInUse(directory.to_owned()))?;
+    Ok(lock)
+}
+
+async fn services(config: Config) -> Result<Services, AgentError> {
+    let directory = config.state_directory.clone();
+    let inventory = Inventory::read(Path::new("/"))?;
+    if !inventory.has_kvm {
+        tracing::warn!("this host has no /dev/kvm: partitions can be carved, but not offered");
+    }
+    let cgroups = Cgroups::under(Path::new("/sys/fs/cgroup"));
+    if !cgroups.usable() {
+        tracing::warn!("cgroup2 cannot be written here: VMMs stay in the agent's control group");
+    }
+    let table = Table::open(&directory.join("agent.db"))?;
+    let mut identity = Identity::load(&directory, &config.owner_token_file())?;
+    let mut registry = None;
+    if let Some(link) = &config.registry {
+        let enrolment = registry_link::enrol(link, &config.advertise, &directory).await?;
+        registry = Some(RegistryLink::new(&link.url, enrolment.clone(), table.clone())?);
+        identity = identity.enrolled(enrolment);
+    }
+    Ok(Services {
+        vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups),
+        images: ImageCache::new(config.image_directory.clone()),
+        clock: Arc::new(LeaseClock::default()),
+        inventory,
+        identity,
+        table,
+        registry,
+        config,
+    })
+}
+
+/// Tells the registry that the host lives, and the partitions what the registry says of them.
+async fn follow_registry(services: Arc<Services>, partitions: Arc<Partitions>) {
+    let Some(registry) = &services.registry else { return };
+    let (mut known, mut wait_ms, mut retry) = (None, 0, Retry::default());
+    loop {
+        // What there is to report does not wait for the answer to an earlier heartbeat.
+        let answered = tokio::select! {
+            answered = registry.beat(known, wait_ms) => answered,
+            () = registry.news() => continue,
+        };
+        match answered {
+            Ok(reply) => {
+                services.clock.hear(reply.now);
+                wait_ms = reply.beat_every_ms.min(WAIT_MAX_MS);
+                known = Some(reply.revision);
+                retry = Retry::default();
+                spread(&services, &partitions, reply).await;
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "no heartbeat: leases that run go on");
+                retry.wait().await;
+            }
+        }
+    }
+}
+
+async fn spread(services: &Services, partitions: &Partitions, reply: HeartbeatReply) {
+    for handle in partitions.all() {
+        let id = handle.row().id;
+        let view = reply.partitions.iter().find(|view| view.partition == id).cloned();
+        // A driver with that much to do hears the next one.
+        handle.tell(Command::Registry(view.map(Box::new)));
+    }
+    let Some(registry) = &services.registry else { return };
+    for view in reply.partitions.iter().filter(|view| partitions.get(view.partition).is_none()) {
+        tracing::warn!(partition = %view.partition, "the registry has a partition that this host has not");
+        registry.withdraw(view.partition).await;
+    }
+}

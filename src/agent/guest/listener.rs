@@ -1,0 +1,116 @@
+//! Where guests' job runners dial in, over vsock. Any guest can dial any port of the host, so a connection has to prove
+//! which guest it comes from: its context id is the kernel's word, and the nonce says that it is of this boot.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sublet_guest_protocol::{FromGuest, FromHost, JobProgress, PROTOCOL_VERSION};
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+use tokio::time::timeout;
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+
+use super::frames::{Duplex, Frames};
+use crate::agent::partition::{
+    driver::Command,
+    partitions::{Handle, Partitions},
+};
+
+/// How long a guest may take to greet.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// Most connections of one guest that have not greeted yet.
+const UNGREETED_MAX: usize = 4;
+
+#[derive(Debug, Error)]
+#[error("cannot listen for guests on vsock port {port}; is the module vhost_vsock loaded?")]
+pub struct ListenError {
+    port: u32,
+    source: io::Error,
+}
+
+/// Listens for guests.
+pub fn listen(port: u32) -> Result<VsockListener, ListenError> {
+    let address = VsockAddr::new(VMADDR_CID_ANY, port);
+    VsockListener::bind(address).map_err(|source| ListenError { port, source })
+}
+
+/// Takes the calls of guests for as long as the agent runs.
+pub async fn serve(listener: VsockListener, partitions: Arc<Partitions>) {
+    let calls = Arc::new(Calls { partitions, ungreeted: Mutex::default() });
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => Arc::clone(&calls).take(stream, peer.cid()),
+            Err(error) => {
+                // Out of descriptors, most likely: give those that are open time to end.
+                tracing::warn!(%error, "a guest's call could not be taken");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+struct Calls {
+    partitions: Arc<Partitions>,
+    /// By context id.
+    ungreeted: Mutex<HashMap<u32, usize>>,
+}
+
+impl Calls {
+    /// Hears the greeting of a guest of ours; anybody else is hung up on.
+    fn take(self: Arc<Self>, stream: impl Duplex + 'static, cid: u32) {
+        let Some(handle) = self.partition_of(cid).filter(|_| self.enter(cid)) else { return };
+        tokio::spawn(async move {
+            let greeted = timeout(GREETING_PATIENCE, greeting(Frames::new(stream), &handle)).await;
+            self.leave(cid);
+            if let Ok(Some((frames, known))) = greeted {
+                handle.tell(Command::Runner(frames, known));
+            }
+        });
+    }
+
+    fn partition_of(&self, cid: u32) -> Option<Handle> {
+        let has_it = |handle: &Handle| handle.row().machine.built.is_some_and(|built| built.cid == cid);
+        self.partitions.all().into_iter().find(has_it)
+    }
+
+    fn enter(&self, cid: u32) -> bool {
+        let mut ungreeted = self.ungreeted.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = ungreeted.entry(cid).or_default();
+        let room = *count < UNGREETED_MAX;
+        *count += usize::from(room);
+        room
+    }
+
+    fn leave(&self, cid: u32) {
+        let mut ungreeted = self.ungreeted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = ungreeted.get_mut(&cid) {
+            *count -= 1;
+        }
+        ungreeted.retain(|_, count| *count > 0);
+    }
+}
+
+/// The connection and the jobs that its runner knows, once it has proven itself.
+async fn greeting(mut frames: Frames, handle: &Handle) -> Option<(Frames, Vec<JobProgress>)> {
+    let hello = frames.receive().await.ok()?;
+    let FromGuest::Hello { version, nonce, jobs } = hello else { return None };
+    let refusal = match handle.row().machine.boot() {
+        Some(boot) if !same(boot.nonce.reveal(), &nonce) => "the nonce is not that of this boot".to_owned(),
+        Some(_) if version == PROTOCOL_VERSION => return Some((frames, jobs)),
+        Some(_) => format!("this host speaks version {PROTOCOL_VERSION} of the protocol, not {version}"),
+        None => "this guest was not booted".to_owned(),
+    };
+    tracing::warn!(refusal, "a guest's job runner was refused");
+    // It may have hung up already.
+    let _ = frames.send(&FromHost::Refused { reason: refusal }).await;
+    None
+}
+
+/// Takes as long wherever two nonces differ.
+fn same(ours: &str, theirs: &str) -> bool {
+    ours.as_bytes().ct_eq(theirs.as_bytes()).into()
+}

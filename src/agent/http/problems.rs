@@ -1,0 +1,69 @@
+//! What each failure is on the wire.
+
+use crate::{
+    agent::{
+        guest::jobs::SubmitError,
+        host::carve::CarveError,
+        partition::{error::PartitionError, table::TableError},
+    },
+    api::{
+        http::chain,
+        problem::{Code, Problem},
+    },
+    client::ClientError,
+    domain::partition::NotAllowed,
+};
+
+impl From<TableError> for Problem {
+    fn from(error: TableError) -> Self {
+        tracing::error!(error = chain(&error), "the partition table failed");
+        Self::new(Code::StorageFailed, "the host cannot read or write its partition table now")
+    }
+}
+
+impl From<PartitionError> for Problem {
+    fn from(error: PartitionError) -> Self {
+        use PartitionError as E;
+        let code = match error {
+            E::Key(refusal) => return refusal.into(),
+            E::Table(error) | E::Submit(SubmitError::Table(error)) => return error.into(),
+            E::RegistryRefused(ClientError::Refused(problem)) => return *problem,
+            E::RegistryRefused(_) | E::RegistryUnreachable(_) => Code::RegistryUnreachable,
+            E::NotAllowed(refusal) => refusal.into(),
+            E::NotBorrowed => Code::NotBorrowed,
+            E::KeysFromRegistry => Code::PartitionOffered,
+            E::Carve(CarveError::NotWholeCores { .. }) | E::Duration { .. } | E::Terms(_) | E::Job(_) => {
+                Code::InvalidRequest
+            }
+            E::Carve(_) => Code::InsufficientResources,
+            E::Disk(ref error) if error.is_full() => Code::InsufficientResources,
+            E::Disk(_) | E::Files(_) => Code::StorageFailed,
+            E::UnknownImage(_) => Code::UnknownOsImage,
+            E::OtherImage { .. } => Code::OtherImageRunning,
+            E::NoGuest => Code::GuestNotRunning,
+            E::NoMachine => Code::PartitionNotReady,
+            E::Vmm(_) | E::Boot(_) => Code::GuestFailed,
+            E::Submit(SubmitError::KeyReused) | E::KeyReused => Code::IdempotencyKeyReused,
+            E::Submit(SubmitError::TooManyWaiting | SubmitError::TooMany) => Code::TooManyRequests,
+            E::NoJob | E::Gone => Code::NotFound,
+            E::Issue(_) | E::Reserve(_) | E::Inventory(_) | E::Image(_) | E::Thread(_) => {
+                return Self::internal(&error);
+            }
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<NotAllowed> for Code {
+    fn from(refusal: NotAllowed) -> Self {
+        match refusal {
+            NotAllowed::Frozen => Self::PartitionFrozen,
+            NotAllowed::NotOffered => Self::PartitionNotOffered,
+            NotAllowed::AlreadyOffered => Self::PartitionOffered,
+            NotAllowed::Lent => Self::PartitionLent,
+            NotAllowed::NotReady | NotAllowed::Unexpected => Self::PartitionNotReady,
+            NotAllowed::EpochPassed => Self::KeyEpochPassed,
+            NotAllowed::NotLent => Self::NotBorrowed,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Partitions as the wire shows them.
+
+use crate::{
+    agent::partition::{machine::MachineRecord, table::PartitionRow},
+    api::agent::{GuestState, LeaseView, PartitionState, PartitionView},
+    domain::{
+        lending_key::KeyClaims,
+        partition::{OpenLease, State},
+    },
+};
+
+use super::auth::Visitor;
+
+/// What a visitor may see of a partition: its lease is the owner's and its own borrower's business.
+pub(super) fn partition_view(row: PartitionRow, by: &Visitor) -> PartitionView {
+    let is_visible = |lease: &&OpenLease| match by {
+        Visitor::Owner => true,
+        Visitor::Borrower(claims) => claims.lease == lease.lease,
+    };
+    let lease = row.partition.lease().filter(is_visible).map(|lease| LeaseView {
+        lease: lease.lease,
+        borrower: lease.borrower,
+        expires_at: lease.expires_at,
+    });
+    PartitionView {
+        id: row.id,
+        state: state_view(&row.partition.state),
+        terms_version: row.partition.version,
+        epoch: row.partition.epoch(),
+        lease,
+        guest: guest_view(&row.machine),
+        host_cpus: row.partition.host_cpus,
+        terms: row.partition.terms,
+    }
+}
+
+/// What the borrower of these claims sees.
+pub(super) fn own_view(row: PartitionRow, claims: KeyClaims) -> PartitionView {
+    partition_view(row, &Visitor::Borrower(claims))
+}
+
+/// An offer counts once it is confirmed, and a withdrawal too.
+pub(super) fn state_view(state: &State) -> PartitionState {
+    match state {
+        State::Carved | State::Offering { again: false } => PartitionState::Carved,
+        State::Offered { .. } | State::Withdrawing => PartitionState::Offered,
+        State::Lent { .. } => PartitionState::Lent,
+        State::Scrubbing { .. } => PartitionState::Scrubbing,
+        State::Withdrawn | State::Offering { again: true } | State::Released => PartitionState::Withdrawn,
+    }
+}
+
+fn guest_view(machine: &MachineRecord) -> GuestState {
+    let prepared = machine.built.as_ref().is_some_and(|built| built.process.is_some());
+    match (machine.boot(), &machine.last) {
+        (Some(boot), _) if boot.greeted => GuestState::Running { image: boot.image.clone() },
+        (Some(boot), _) => GuestState::Booting { image: boot.image.clone() },
+        (None, Some(last)) => GuestState::Off { how: last.end.clone() },
+        (None, None) if prepared => GuestState::Prepared,
+        (None, None) => GuestState::Absent,
+    }
+}

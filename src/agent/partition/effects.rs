@@ -1,0 +1,179 @@
+//! How each effect is performed. All can be done again.
+
+use std::{io, path::Path};
+
+use super::{driver::Driver, error::PartitionError};
+use crate::{
+    agent::{host::disk, registry_link::Answer},
+    api::{agent::JobEnd, registry::EndReason},
+    domain::{
+        partition::{Effect, Event, HostEnd, State},
+        terms::Terms,
+    },
+};
+
+/// Why an effect is not done.
+pub(super) struct Failure {
+    pub(super) error: PartitionError,
+    /// Whether it is certain that nothing was done.
+    certain: bool,
+}
+
+impl<E: Into<PartitionError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), certain: true }
+    }
+}
+
+impl<T> Answer<T> {
+    fn or_failure(self) -> Result<T, Failure> {
+        match self {
+            Self::Yes(answer) => Ok(answer),
+            Self::No(error) => Err(Failure { error: PartitionError::of_registry(error), certain: true }),
+            Self::Unknown(error) => {
+                Err(Failure { error: PartitionError::of_registry(error), certain: false })
+            }
+        }
+    }
+}
+
+impl From<HostEnd> for EndReason {
+    fn from(how: HostEnd) -> Self {
+        match how {
+            HostEnd::Returned => Self::Returned,
+            HostEnd::Expired => Self::Expired,
+        }
+    }
+}
+
+impl Driver {
+    /// Performs one effect; what has happened by it, where that is an event.
+    pub(super) async fn act(&mut self, effect: &Effect) -> Result<Option<Event>, Failure> {
+        match effect {
+            Effect::PrepareMachine => return self.prepared().await,
+            Effect::GuardEnd => self.guard_end().await?,
+            Effect::DiscardMachine => self.discard_machine().await?,
+            Effect::EndJobs => self.jobs.end_all(JobEnd::LeaseEnded, self.services.clock.now()).await?,
+            Effect::Wipe => return self.wipe().await.map_err(Failure::from),
+            Effect::ShapeDisk => self.shape_disk().await?,
+            Effect::Register => return self.register().await,
+            Effect::AskChange => return self.ask_change().await,
+            Effect::Unregister => return self.unregister().await,
+            Effect::ReportEnded { lease, how } => {
+                self.services.table.report_ended(*lease, (*how).into()).await?;
+                self.tell_registry();
+            }
+            Effect::ReportCleaned { lease } => {
+                self.services.table.report_cleaned(*lease).await?;
+                self.tell_registry();
+            }
+            Effect::Remove => self.remove().await?,
+        }
+        Ok(None)
+    }
+
+    /// What a failure means for the state; none: the effect stays to be done.
+    pub(super) fn undo(&self, effect: &Effect, failure: &Failure) -> Option<Event> {
+        if !failure.certain {
+            return None;
+        }
+        match (effect, &self.row.partition.state) {
+            (Effect::PrepareMachine | Effect::Register, State::Offering { .. }) => Some(Event::NotRegistered),
+            (Effect::AskChange, State::Offered { change: Some(_) }) => Some(Event::ChangeRefused),
+            (Effect::Unregister, State::Withdrawing) if self.row.partition.version.is_some() => {
+                Some(Event::StillRegistered)
+            }
+            _ => None,
+        }
+    }
+
+    async fn prepared(&mut self) -> Result<Option<Event>, Failure> {
+        self.prepare_machine().await?;
+        let ready = matches!(self.row.partition.state, State::Scrubbing { clean: true, .. });
+        Ok(ready.then_some(Event::Ready))
+    }
+
+    async fn register(&self) -> Result<Option<Event>, Failure> {
+        let version = match &self.services.registry {
+            Some(registry) => {
+                let terms: &Terms = &self.row.partition.terms;
+                Some(registry.register(self.row.id, terms).await.or_failure()?)
+            }
+            None => None,
+        };
+        Ok(Some(Event::Registered(version)))
+    }
+
+    async fn ask_change(&self) -> Result<Option<Event>, Failure> {
+        let State::Offered { change: Some(change) } = &self.row.partition.state else { return Ok(None) };
+        let version = match (&self.services.registry, self.row.partition.version) {
+            (Some(registry), Some(version)) => {
+                Some(registry.change(self.row.id, version, &change.terms).await.or_failure()?)
+            }
+            _ => None,
+        };
+        Ok(Some(Event::ChangeTaken(version)))
+    }
+
+    pub(super) async fn unregister(&self) -> Result<Option<Event>, Failure> {
+        if let Some(registry) = &self.services.registry {
+            registry.withdraw(self.row.id).await.or_failure()?;
+        }
+        let withdrawing = self.row.partition.state == State::Withdrawing;
+        Ok(withdrawing.then_some(Event::Unregistered))
+    }
+
+    fn tell_registry(&self) {
+        if let Some(registry) = &self.services.registry {
+            registry.tell();
+        }
+    }
+
+    pub(super) async fn shape_disk(&self) -> Result<(), PartitionError> {
+        let (path, mib) = (self.services.disk(self.row.id), self.row.partition.terms.allocation.disk_mib);
+        Ok(tokio::task::spawn_blocking(move || disk::shape(&path, mib)).await??)
+    }
+
+    /// Sets disk blocks aside for a change, before anything else is changed.
+    pub(super) async fn reserve_disk(&self, mib: u64) -> Result<(), PartitionError> {
+        let path = self.services.disk(self.row.id);
+        Ok(tokio::task::spawn_blocking(move || disk::reserve(&path, mib)).await??)
+    }
+
+    /// Law 8.
+    async fn wipe(&mut self) -> Result<Option<Event>, PartitionError> {
+        self.jobs.wipe().await?;
+        let (directory, path) = (self.services.directory(self.row.id), self.services.disk(self.row.id));
+        let mib = self.row.partition.terms.allocation.disk_mib;
+        tokio::task::spawn_blocking(move || {
+            remove_consoles(&directory, None).map_err(PartitionError::Files)?;
+            Ok::<_, PartitionError>(disk::wipe(&path, mib)?)
+        })
+        .await??;
+        let mut row = self.row.clone();
+        row.machine.last = None;
+        self.store(row).await?;
+        Ok(Some(Event::Wiped))
+    }
+
+    async fn remove(&mut self) -> Result<(), PartitionError> {
+        self.discard_machine().await?;
+        let directory = self.services.directory(self.row.id);
+        match tokio::fs::remove_dir_all(&directory).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PartitionError::Files(error)),
+            _ => Ok(self.services.table.delete(self.row.id).await?),
+        }
+    }
+}
+
+/// Deletes the consoles of guests that are over: all but `kept`.
+pub(super) fn remove_consoles(directory: &Path, kept: Option<&Path>) -> io::Result<()> {
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        let is_console = entry.file_name().to_string_lossy().starts_with("console-");
+        if is_console && Some(entry.path().as_path()) != kept {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

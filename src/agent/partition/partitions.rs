@@ -1,0 +1,251 @@
+//! All partitions of the host. Carving and changing go one at a time, so that what is planned is still free when it
+//! is taken (law 2).
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use super::{
+    driver::{Command, Driver, Reply},
+    error::PartitionError,
+    machine::MachineRecord,
+    table::{Earlier, PartitionRow, RequestMark},
+};
+use crate::{
+    agent::{
+        guest::{jobs::Jobs, signals::Signals},
+        host::{
+            carve::{Holding, Lendable},
+            disk,
+        },
+        services::Services,
+    },
+    api::agent::{Capacity, CarvePartition, ChangePartition},
+    domain::{
+        id::PartitionId,
+        partition::{Change, Event, Partition, State},
+        resources::Allocation,
+        terms::Terms,
+    },
+};
+
+/// Most commands that wait for one driver.
+const COMMANDS_WAITING: usize = 64;
+
+/// One partition, from outside its driver.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    row: watch::Receiver<PartitionRow>,
+    pub jobs: Jobs,
+}
+
+impl Handle {
+    /// The partition as it was last stored.
+    pub fn row(&self) -> PartitionRow {
+        self.row.borrow().clone()
+    }
+
+    /// Sees every change of it.
+    pub fn watch(&self) -> watch::Receiver<PartitionRow> {
+        self.row.clone()
+    }
+
+    /// Asks the driver, and waits for its answer.
+    pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, PartitionError> {
+        let (reply, answered) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| PartitionError::Gone)?;
+        answered.await.map_err(|_| PartitionError::Gone)?
+    }
+
+    /// Tells the driver, unless it has more to do than it can remember.
+    pub fn tell(&self, command: Command) -> bool {
+        self.commands.try_send(command).is_ok()
+    }
+}
+
+/// The host's partitions.
+#[derive(Debug)]
+pub struct Partitions {
+    services: Arc<Services>,
+    handles: RwLock<BTreeMap<PartitionId, Handle>>,
+    /// Held while something is planned and taken.
+    planning: Mutex<()>,
+}
+
+impl Partitions {
+    /// Finds again what an agent before has left, and deletes what nobody knows of.
+    pub async fn open(services: Arc<Services>) -> Result<Arc<Self>, PartitionError> {
+        let rows = services.table.rows().await?;
+        let partitions = Arc::new(Self { services, handles: RwLock::default(), planning: Mutex::new(()) });
+        partitions.sweep(&rows).map_err(PartitionError::Files)?;
+        for row in rows {
+            partitions.drive(row);
+        }
+        Ok(partitions)
+    }
+
+    /// A carving that was cut off has left a directory without a row.
+    fn sweep(&self, rows: &[PartitionRow]) -> io::Result<()> {
+        let directory = self.services.partitions_directory();
+        std::fs::create_dir_all(&directory)?;
+        for entry in directory.read_dir()? {
+            let entry = entry?;
+            let is_known = rows.iter().any(|row| entry.file_name() == row.id.to_string().as_str());
+            if !is_known {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn drive(self: &Arc<Self>, row: PartitionRow) -> Handle {
+        let id = row.id;
+        let (commands, inbox) = mpsc::channel(COMMANDS_WAITING);
+        let (published, seen) = watch::channel(row.clone());
+        let table = self.services.table.clone();
+        let jobs = Jobs::new(id, table, &self.services.directory(id), Arc::<Signals>::default());
+        let handle = Handle { commands: commands.clone(), row: seen, jobs: jobs.clone() };
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle.clone());
+        let driver = Driver::new(Arc::clone(&self.services), row, jobs, published, commands.downgrade());
+        let partitions = Arc::clone(self);
+        tokio::spawn(async move {
+            driver.run(inbox).await;
+            partitions.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        });
+        handle
+    }
+
+    pub fn get(&self, id: PartitionId) -> Option<Handle> {
+        self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Handle> {
+        self.handles.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// What can be lent in all, and what of it is free.
+    pub fn capacity(&self) -> Result<(Capacity, Capacity), PartitionError> {
+        let held = self.held_beside(None);
+        let resources = self.services.resources(held.iter().map(|held| held.disk_mib).sum())?;
+        let free = self.services.lendable(&resources)?.free(&held);
+        let total = Capacity {
+            cpus: resources.cpu_count(),
+            memory_mib: resources.memory_mib,
+            disk_mib: resources.disk_mib,
+        };
+        Ok((total, free))
+    }
+
+    /// Sets a new partition's resources aside; asked again with the same mark, it is the same partition.
+    pub async fn carve(
+        self: &Arc<Self>,
+        wanted: CarvePartition,
+        mark: Option<RequestMark>,
+    ) -> Result<PartitionRow, PartitionError> {
+        let _planning = self.planning.lock().await;
+        if let Some(earlier) = self.carved_earlier(mark.clone()).await? {
+            return Ok(earlier);
+        }
+        let price = wanted.price.unwrap_or_else(|| self.services.config.prices.of(&wanted.allocation));
+        let terms = Terms {
+            allocation: wanted.allocation,
+            price,
+            os_images: Default::default(),
+            cpu_model: String::new(),
+        };
+        let terms = self.services.with_host_facts(terms);
+        terms.validate()?;
+        let held = self.held_beside(None);
+        let holding = self.lendable(&held)?.carve(&wanted.allocation, &held)?;
+        let row = PartitionRow {
+            id: PartitionId(Uuid::new_v4()),
+            partition: Partition::carved(terms, holding.cpus),
+            effects: Vec::new(),
+            machine: MachineRecord::default(),
+        };
+        self.make_disk(row.id, &wanted.allocation).await?;
+        self.services.table.insert(row.clone(), mark).await?;
+        Ok(self.drive(row).row())
+    }
+
+    async fn carved_earlier(
+        &self,
+        mark: Option<RequestMark>,
+    ) -> Result<Option<PartitionRow>, PartitionError> {
+        let Some(mark) = mark else { return Ok(None) };
+        match self.services.table.carved_by(mark).await? {
+            Earlier::None => Ok(None),
+            Earlier::Same(id) => self.get(id).map(|handle| Some(handle.row())).ok_or(PartitionError::Gone),
+            Earlier::Other => Err(PartitionError::KeyReused),
+        }
+    }
+
+    async fn make_disk(&self, id: PartitionId, allocation: &Allocation) -> Result<(), PartitionError> {
+        let (directory, path, mib) =
+            (self.services.directory(id), self.services.disk(id), allocation.disk_mib);
+        tokio::task::spawn_blocking(move || {
+            std::fs::create_dir(&directory).map_err(PartitionError::Files)?;
+            disk::shape(&path, mib).or_else(|error| {
+                std::fs::remove_dir_all(&directory).map_err(PartitionError::Files)?;
+                Err(error.into())
+            })
+        })
+        .await?
+    }
+
+    /// Changes a partition's allocation or price: here, and before that at the registry where it is on offer (F7).
+    pub async fn change(
+        &self,
+        handle: &Handle,
+        wanted: &ChangePartition,
+    ) -> Result<PartitionRow, PartitionError> {
+        let _planning = self.planning.lock().await;
+        let row = handle.row();
+        let now = &row.partition;
+        let terms = Terms {
+            allocation: wanted.allocation.unwrap_or(now.terms.allocation),
+            price: wanted.price.unwrap_or(now.terms.price),
+            ..now.terms.clone()
+        };
+        terms.validate()?;
+        // What the state does not allow is refused before what the host does not have.
+        let same = Change { terms: now.terms.clone(), host_cpus: now.host_cpus.clone() };
+        now.clone().apply(Event::Change(same))?;
+        let held = self.held_beside(Some(row.id));
+        let mut all = held.clone();
+        all.push(holding(&row));
+        let holding = self.lendable(&all)?.change(&terms.allocation, &holding(&row), &held)?;
+        let change = Change { terms: self.services.with_host_facts(terms), host_cpus: holding.cpus };
+        handle.ask(|reply| Command::Change(change, reply)).await
+    }
+
+    fn lendable(&self, held: &[Holding]) -> Result<Lendable, PartitionError> {
+        let resources = self.services.resources(held.iter().map(|held| held.disk_mib).sum())?;
+        Ok(self.services.lendable(&resources)?)
+    }
+
+    fn held_beside(&self, but: Option<PartitionId>) -> Vec<Holding> {
+        let rows = self.all().into_iter().map(|handle| handle.row());
+        rows.filter(|row| Some(row.id) != but).map(|row| holding(&row)).collect()
+    }
+}
+
+/// What a partition holds, with what a change that was asked for would take.
+fn holding(row: &PartitionRow) -> Holding {
+    let now = row.partition.terms.allocation;
+    let then = match &row.partition.state {
+        State::Offered { change: Some(change) } => change.terms.allocation,
+        _ => now,
+    };
+    Holding {
+        cpus: row.partition.held_cpus().collect(),
+        memory_mib: now.memory_mib.max(then.memory_mib),
+        disk_mib: now.disk_mib.max(then.disk_mib),
+    }
+}

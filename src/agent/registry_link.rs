@@ -1,0 +1,188 @@
+//! The host's link to its registry: offers go there before they count here, and each heartbeat's answer says what
+//! has become of them.
+
+pub mod reconcile;
+
+use std::{path::Path, time::Duration};
+
+use thiserror::Error;
+use tokio::sync::Notify;
+
+use super::{
+    config::RegistryConfig,
+    identity::{Enrolment, IdentityError, read_secret},
+    partition::table::{Reports, Table, TableError},
+};
+use crate::{
+    api::{
+        problem::Code,
+        registry::{EnrolHost, Heartbeat, HeartbeatReply, OfferPartition},
+    },
+    client::{ClientError, RegistryClient},
+    domain::{
+        id::PartitionId,
+        terms::{Terms, TermsVersion},
+    },
+};
+
+/// First and longest wait before the registry is called again when it could not be reached.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+#[derive(Debug, Error)]
+pub enum LinkError {
+    #[error("cannot enrol this host: {0}")]
+    NoToken(&'static str),
+    #[error("the registry did not enrol this host")]
+    Enrol(#[source] ClientError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// Enrols the host once; later it is what the registry said then. Waits for a registry that cannot be reached.
+pub async fn enrol(
+    config: &RegistryConfig,
+    advertise: &str,
+    state_directory: &Path,
+) -> Result<Enrolment, LinkError> {
+    if let Some(enrolment) = Enrolment::load(state_directory)? {
+        return Ok(enrolment);
+    }
+    let file = config.enrolment_token_file.as_deref();
+    let file = file.ok_or(LinkError::NoToken("set registry.enrolment_token_file"))?;
+    let client = RegistryClient::new(&config.url, Some(read_secret(file)?))?;
+    let host = EnrolHost { address: advertise.to_owned() };
+    let mut retry = Retry::default();
+    loop {
+        match client.enrol_host(&host).await {
+            Ok(enrolled) => return Ok(Enrolment::store(state_directory, enrolled)?),
+            Err(error) if error.is_unreachable() => {
+                tracing::warn!(error = crate::api::http::chain(&error), "waiting for the registry");
+                retry.wait().await;
+            }
+            Err(error) => return Err(LinkError::Enrol(error)),
+        }
+    }
+}
+
+/// Waits that grow.
+#[derive(Debug)]
+pub struct Retry {
+    next: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { next: RETRY.0 }
+    }
+}
+
+impl Retry {
+    pub async fn wait(&mut self) {
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 2).min(RETRY.1);
+    }
+}
+
+/// What became of a question to the registry.
+#[derive(Debug)]
+pub enum Answer<T> {
+    Yes(T),
+    /// The registry refused, or was certainly not asked.
+    No(ClientError),
+    /// It may have been asked: the next heartbeat's answer tells.
+    Unknown(ClientError),
+}
+
+impl<T> From<Result<T, ClientError>> for Answer<T> {
+    fn from(result: Result<T, ClientError>) -> Self {
+        match result {
+            Ok(answer) => Self::Yes(answer),
+            Err(error) if is_certain(&error) => Self::No(error),
+            Err(error) => Self::Unknown(error),
+        }
+    }
+}
+
+/// Whether the registry has certainly not done what it was asked for.
+fn is_certain(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(problem) => problem.status < 500,
+        ClientError::Unreachable { source, .. } => source.is_connect(),
+        ClientError::Address(_) | ClientError::Setup(_) | ClientError::Bearer(_) => true,
+        _ => false,
+    }
+}
+
+/// The registry, as this host speaks to it.
+#[derive(Debug)]
+pub struct RegistryLink {
+    client: RegistryClient,
+    enrolment: Enrolment,
+    table: Table,
+    /// There is something to tell the registry.
+    news: Notify,
+}
+
+impl RegistryLink {
+    pub fn new(url: &str, enrolment: Enrolment, table: Table) -> Result<Self, ClientError> {
+        let client = RegistryClient::new(url, Some(enrolment.host_token.clone()))?;
+        Ok(Self { client, enrolment, table, news: Notify::new() })
+    }
+
+    /// F6: registers the offer.
+    pub async fn register(&self, partition: PartitionId, terms: &Terms) -> Answer<TermsVersion> {
+        let offer = OfferPartition { terms: terms.clone() };
+        let registered = self.client.offer_partition(self.enrolment.host, partition, &offer).await;
+        registered.map(|registered| registered.version).into()
+    }
+
+    /// F7: changes the offer, if it is still of `version`.
+    pub async fn change(
+        &self,
+        partition: PartitionId,
+        version: TermsVersion,
+        terms: &Terms,
+    ) -> Answer<TermsVersion> {
+        let offer = OfferPartition { terms: terms.clone() };
+        let changed = self.client.change_partition(self.enrolment.host, partition, version, &offer).await;
+        changed.map(|changed| changed.version).into()
+    }
+
+    /// Takes the offer back; first tells what the registry may be waiting for.
+    pub async fn withdraw(&self, partition: PartitionId) -> Answer<()> {
+        let told = self.beat(None, 0).await;
+        if let Err(LinkError::Client(error)) = told {
+            return Err(error).into();
+        }
+        match self.client.withdraw_partition(self.enrolment.host, partition).await {
+            Err(error) if error.code() == Some(Code::NotFound) => Answer::Yes(()),
+            withdrawn => withdrawn.into(),
+        }
+    }
+
+    /// There is something new to report.
+    pub fn tell(&self) {
+        self.news.notify_one();
+    }
+
+    /// Waits until there is something new to report.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// One heartbeat, with all that there is to report; what was told is forgotten.
+    pub async fn beat(&self, known_revision: Option<u64>, wait_ms: u64) -> Result<HeartbeatReply, LinkError> {
+        let reports = self.table.reports().await?;
+        // An answer that waits for news would hold up what there is to report.
+        let wait_ms = if reports.is_empty() { wait_ms } else { 0 };
+        let Reports { ended, cleaned } = reports.clone();
+        let heartbeat = Heartbeat { cleaned, ended, known_revision, wait_ms };
+        let reply = self.client.heartbeat(self.enrolment.host, &heartbeat).await?;
+        self.table.told(reports).await?;
+        Ok(reply)
+    }
+}

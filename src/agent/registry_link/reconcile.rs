@@ -1,0 +1,94 @@
+//! What the registry's view of a partition means for the host's: after a crash or a lost answer the two are brought
+//! together again.
+
+use crate::{
+    api::registry::{LendingState, RegisteredPartition},
+    domain::{
+        partition::{Event, Partition, State},
+        terms::Epoch,
+    },
+};
+
+/// What is to be done about a difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// This has happened.
+    Event(Event),
+    /// The question that was asked of the registry is to be asked again.
+    AskAgain,
+    /// The registry does not have what is on offer here.
+    Register,
+    /// The registry has what is not on offer here.
+    Unregister,
+}
+
+/// Compares `partition` with what the registry has of it; none: it has nothing.
+pub fn reconcile(partition: &Partition, view: Option<&RegisteredPartition>) -> Vec<Step> {
+    let Some(view) = view else { return unregistered(partition).into_iter().collect() };
+    lease(partition, view).into_iter().map(Step::Event).chain(offer(partition, view)).collect()
+}
+
+fn unregistered(partition: &Partition) -> Option<Step> {
+    match partition.state {
+        State::Offering { .. } => Some(Step::AskAgain),
+        State::Withdrawing => Some(Step::Event(Event::Unregistered)),
+        State::Offered { change: None } => Some(Step::Register),
+        State::Offered { change: Some(_) } => Some(Step::Event(Event::ChangeRefused)),
+        // Whoever has opened a lease keeps it until its end (law 6).
+        State::Lent { .. } | State::Scrubbing { .. } => None,
+        State::Carved | State::Withdrawn | State::Released => None,
+    }
+}
+
+/// What the registry says of leases.
+fn lease(partition: &Partition, view: &RegisteredPartition) -> Option<Event> {
+    let before = Epoch(view.epoch.0.checked_sub(1)?);
+    match view.state {
+        LendingState::Lent { .. } if is_open_at_most(partition, before) => {
+            Some(Event::LeaseOver { lease: None, epoch: before })
+        }
+        // The key of this lease voids those before it.
+        LendingState::Lent { .. } if view.epoch > partition.least_epoch => {
+            Some(Event::LeaseOver { lease: None, epoch: before })
+        }
+        LendingState::Lent { .. } => None,
+        LendingState::AwaitingClean { lease } => {
+            Some(Event::LeaseOver { lease: Some(lease), epoch: view.epoch })
+        }
+        LendingState::Free if view.epoch >= partition.least_epoch => {
+            Some(Event::LeaseOver { lease: None, epoch: view.epoch })
+        }
+        LendingState::Free => None,
+    }
+}
+
+fn is_open_at_most(partition: &Partition, epoch: Epoch) -> bool {
+    partition.lease().is_some_and(|open| open.epoch <= epoch)
+}
+
+/// What the registry says of the offer.
+fn offer(partition: &Partition, view: &RegisteredPartition) -> Option<Step> {
+    let lent = matches!(view.state, LendingState::Lent { .. });
+    let free = view.state == LendingState::Free;
+    match &partition.state {
+        State::Offering { .. } if view.terms == partition.terms => registered(view),
+        State::Offering { .. } => Some(Step::AskAgain),
+        State::Offered { change: Some(change) } if view.terms == change.terms => {
+            Some(Step::Event(Event::ChangeTaken(Some(view.version))))
+        }
+        State::Offered { change: Some(_) } => Some(Step::AskAgain),
+        State::Offered { change: None } if view.terms != partition.terms => free.then_some(Step::Register),
+        State::Offered { change: None } if partition.version != Some(view.version) => registered(view),
+        State::Withdrawing if lent => Some(Step::Event(Event::StillRegistered)),
+        State::Withdrawing => Some(Step::AskAgain),
+        State::Carved | State::Withdrawn if !lent => Some(Step::Unregister),
+        _ => None,
+    }
+}
+
+fn registered(view: &RegisteredPartition) -> Option<Step> {
+    Some(Step::Event(Event::Registered(Some(view.version))))
+}
+
+#[cfg(test)]
+mod tests;

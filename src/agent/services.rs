@@ -1,0 +1,67 @@
+//! What every part of the agent uses.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    config::Config,
+    guest::process::Vmms,
+    host::{
+        carve::{HostResources, Lendable, ReserveError},
+        clock::LeaseClock,
+        inventory::{Inventory, InventoryError},
+    },
+    identity::Identity,
+    image_cache::ImageCache,
+    partition::table::Table,
+    registry_link::RegistryLink,
+};
+use crate::domain::{id::PartitionId, terms::Terms};
+
+/// Shared by all; nothing in it changes while the agent runs.
+#[derive(Debug)]
+pub struct Services {
+    pub config: Config,
+    pub inventory: Inventory,
+    pub identity: Identity,
+    pub table: Table,
+    pub images: ImageCache,
+    pub vmms: Vmms,
+    pub clock: Arc<LeaseClock>,
+    /// None: the host lends directly only.
+    pub registry: Option<RegistryLink>,
+}
+
+impl Services {
+    /// Where a partition's disk, console and output are.
+    pub fn directory(&self, partition: PartitionId) -> PathBuf {
+        self.partitions_directory().join(partition.to_string())
+    }
+
+    pub fn partitions_directory(&self) -> PathBuf {
+        self.config.state_directory.join("partitions")
+    }
+
+    pub fn disk(&self, partition: PartitionId) -> PathBuf {
+        self.directory(partition).join("disk")
+    }
+
+    /// The console of the guest with this context id.
+    pub fn console(&self, partition: PartitionId, cid: u32) -> PathBuf {
+        self.directory(partition).join(format!("console-{cid}"))
+    }
+
+    /// What the host has, while partitions hold `disk_mib` of its disk.
+    pub fn resources(&self, disk_mib: u64) -> Result<HostResources, InventoryError> {
+        self.inventory.resources(&self.config.state_directory, disk_mib)
+    }
+
+    pub fn lendable(&self, resources: &HostResources) -> Result<Lendable, ReserveError> {
+        Lendable::new(resources, &self.config.reserve)
+    }
+
+    /// The terms with what the host itself adds to them.
+    pub fn with_host_facts(&self, terms: Terms) -> Terms {
+        let os_images = self.images.list().into_iter().map(|image| image.name).collect();
+        Terms { os_images, cpu_model: self.inventory.cpu_model.clone(), ..terms }
+    }
+}
