@@ -33,6 +33,7 @@ use crate::{
     kvm::{self, KvmError},
     machine::Machine,
     memory::{self, GuestMemory, MemoryError},
+    oom,
     pci::{PciBus, host_bridge::HostBridge},
     threads::{self, PinError},
     vcpu::{self, GuestEnd, Surroundings, Vcpu, VcpuError},
@@ -102,7 +103,7 @@ pub fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
 /// Builds the memory from a CPU of the guest's, so that it lies near them, and then keeps to the CPUs for service.
 fn build_memory(config: &MachineConfig) -> Result<Arc<GuestMemory>, BuildError> {
     threads::pin_current(&config.vcpu_host_cpus).map_err(BuildError::Pin)?;
-    let memory = memory::build(config.memory_mib).map_err(BuildError::Memory)?;
+    let memory = oom::first_to_go_while(|| memory::build(config.memory_mib)).map_err(BuildError::Memory)?;
     if !config.service_host_cpus.is_empty() {
         threads::pin_current(&config.service_host_cpus).map_err(BuildError::Pin)?;
     }

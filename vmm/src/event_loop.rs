@@ -102,7 +102,10 @@ impl EventLoop {
 
     fn handle(&mut self, source: u64) -> Result<(), EventLoopError> {
         match source {
-            LISTENER => self.accept(),
+            LISTENER => {
+                self.accept();
+                Ok(())
+            }
             GUEST_END => {
                 // Read, so that it is not ready for ever; only ever ready with something to read.
                 let _ = self.machine.guest_end().event().read();
@@ -211,16 +214,16 @@ impl EventLoop {
         })
     }
 
-    fn accept(&mut self) -> Result<(), EventLoopError> {
-        // An error here (out of descriptors) is the connecting side's to see: it gets no answer.
+    fn accept(&mut self) {
+        // What goes wrong here (out of descriptors) is the connecting side's to see: it is closed unanswered.
         while let Ok(Some(connection)) = self.listener.accept() {
-            if self.connections.len() < CONNECTIONS_LIMIT {
-                self.watch(connection.as_raw_fd(), self.next_connection)?;
-                self.connections.insert(self.next_connection, connection);
+            let number = self.next_connection;
+            let is_welcome = self.connections.len() < CONNECTIONS_LIMIT;
+            if is_welcome && self.watch(connection.as_raw_fd(), number).is_ok() {
+                self.connections.insert(number, connection);
                 self.next_connection += 1;
             }
         }
-        Ok(())
     }
 
     /// Goes on with a connection that has something to read or room to write.

@@ -25,6 +25,7 @@ pub mod kvm;
 pub mod lifecycle;
 pub mod machine;
 pub mod memory;
+pub mod oom;
 pub mod pci;
 pub mod threads;
 pub mod vcpu;

@@ -164,3 +164,6 @@ impl MachineConfig {
 fn first_repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
     items.iter().enumerate().find(|(at, item)| items[..*at].contains(item)).map(|(_, item)| item)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use super::*;
+
+fn machine() -> MachineConfig {
+    MachineConfig {
+        version: PROTOCOL_VERSION,
+        name: "partition-1".into(),
+        vcpu_host_cpus: vec![2, 3],
+        service_host_cpus: vec![0],
+        memory_mib: 256,
+        disks: vec![disk("/a"), disk("/b")],
+        vsock: Some(VsockConfig { guest_cid: GUEST_CID_MIN }),
+        console: ConsoleConfig { path: "/console".into(), capacity_bytes: 65536 },
+        control_socket: "/control".into(),
+    }
+}
+
+fn disk(path: &str) -> DiskConfig {
+    DiskConfig { path: path.into(), read_only: false }
+}
+
+/// What is wrong with a machine that is right but for this change.
+fn wrong(change: impl FnOnce(&mut MachineConfig)) -> ConfigError {
+    let mut config = machine();
+    change(&mut config);
+    config.validate().unwrap_err()
+}
+
+#[test]
+fn a_machine_is_the_same_after_a_trip_through_json() {
+    let text = serde_json::to_string(&machine()).unwrap();
+    let back: MachineConfig = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, machine());
+    assert_eq!(back.validate(), Ok(()));
+}
+
+#[test]
+fn what_may_be_left_out_can_be_left_out() {
+    let text = r#"{"version":1,"name":"p","vcpu_host_cpus":[0],"memory_mib":64,
+        "console":{"path":"c","capacity_bytes":4096},"control_socket":"s"}"#;
+    let config: MachineConfig = serde_json::from_str(text).unwrap();
+    assert_eq!(config.validate(), Ok(()));
+    assert_eq!((config.disks.len(), config.vsock, config.service_host_cpus.len()), (0, None, 0));
+}
+
+#[test]
+fn a_field_that_this_version_does_not_know_is_refused() {
+    let text = serde_json::to_string(&machine()).unwrap().replacen('{', r#"{"turbo":true,"#, 1);
+    assert!(serde_json::from_str::<MachineConfig>(&text).unwrap_err().to_string().contains("turbo"));
+}
+
+#[test]
+fn another_version_is_refused() {
+    assert_eq!(wrong(|config| config.version = 2), ConfigError::Version(2));
+}
+
+#[test]
+fn a_name_that_could_be_a_path_or_a_terminal_sequence_is_refused() {
+    for name in ["", "../etc", "a b", "a\x1b[0m", &"x".repeat(65)] {
+        assert_eq!(wrong(|config| config.name = name.into()), ConfigError::Name(name.into()));
+    }
+}
+
+#[test]
+fn vcpus_are_counted_and_share_no_host_cpu() {
+    assert_eq!(wrong(|config| config.vcpu_host_cpus.clear()), ConfigError::VcpuCount(0));
+    let many = (0..=VCPU_MAX as u32).collect();
+    assert_eq!(wrong(|config| config.vcpu_host_cpus = many), ConfigError::VcpuCount(VCPU_MAX + 1));
+    assert_eq!(wrong(|config| config.vcpu_host_cpus = vec![4, 5, 4]), ConfigError::SharedCpu(4));
+}
+
+#[test]
+fn memory_has_limits_and_both_are_allowed() {
+    for memory in [0, MEMORY_MIN_MIB - 1, MEMORY_MAX_MIB + 1, u64::MAX] {
+        assert_eq!(wrong(|config| config.memory_mib = memory), ConfigError::Memory(memory));
+    }
+    for memory_mib in [MEMORY_MIN_MIB, MEMORY_MAX_MIB] {
+        assert_eq!(MachineConfig { memory_mib, ..machine() }.validate(), Ok(()));
+    }
+}
+
+#[test]
+fn disks_are_counted_and_none_is_named_twice() {
+    let many = (0..=DISK_MAX).map(|number| disk(&format!("/{number}"))).collect();
+    assert_eq!(wrong(|config| config.disks = many), ConfigError::DiskCount(DISK_MAX + 1));
+    let twice = vec![disk("/a"), disk("/b"), disk("/a")];
+    assert_eq!(wrong(|config| config.disks = twice), ConfigError::SharedDisk("/a".into()));
+}
+
+#[test]
+fn context_ids_that_mean_somebody_else_are_refused() {
+    for guest_cid in [0, 1, 2, u32::MAX] {
+        assert_eq!(
+            wrong(|config| config.vsock = Some(VsockConfig { guest_cid })),
+            ConfigError::GuestCid(guest_cid)
+        );
+    }
+}
+
+#[test]
+fn a_console_log_is_neither_tiny_nor_endless() {
+    for bytes in [0, 4095, (64 << 20) + 1] {
+        assert_eq!(
+            wrong(|config| config.console.capacity_bytes = bytes),
+            ConfigError::ConsoleCapacity(bytes)
+        );
+    }
+}
+
+#[test]
+fn an_error_names_the_field_and_the_limit() {
+    let told = wrong(|config| config.memory_mib = 1).to_string();
+    assert_eq!(told, "memory_mib: must be 32 to 262144, is 1");
+}
