@@ -165,11 +165,14 @@ impl Lab {
             Some(host) => host,
             None => self.make(name, options, system)?,
         };
-        if !host.is_running() {
+        let up = if host.is_running() {
+            host.wait_until_ready()
+        } else {
             host.record.system = system.clone();
             write_record(&host)?;
-            host.start(system).map_err(|error| UpError::Start(name.into(), error))?;
-        }
+            host.start(system)
+        };
+        up.map_err(|error| UpError::Start(name.into(), error))?;
         Ok(host)
     }
 

@@ -38,3 +38,4 @@ pub use lab::{DIRECTORY_VARIABLE, Lab, LabError, UpError};
 pub use prepare::{PrepareError, Recipe, System, prepare};
 pub use qemu::{KillError, StartError};
 pub use requirements::Lacking;
+pub use wait::until;

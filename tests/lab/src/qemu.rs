@@ -19,6 +19,8 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 /// An AMD CPU with SVM, and what stock kernels and static Rust programs look for.
 const CPU: &str = "qemu64,+svm,+npt,+xsave,+xsaveopt,+avx,+aes,+pclmulqdq,+rdrand,+ssse3,+sse4.1,+sse4.2,\
                    +popcnt,+fsgsbase,+smep";
+/// An emulated CPU may rest longer than the kernel's watchdogs think right.
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=-1 quiet loglevel=4 tsc=reliable nowatchdog";
 /// A killed QEMU is gone within moments; past this the machine itself is in trouble.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -36,7 +38,7 @@ pub(crate) struct Machine<'a> {
     /// Ports on this machine's loopback, each with the port inside to which it leads.
     pub(crate) forwards: Vec<(u16, u16)>,
     /// Files handed over by fw_cfg: name below [`inside::FW_CFG_PREFIX`], and path.
-    pub(crate) settings: Vec<(&'static str, PathBuf)>,
+    pub(crate) settings: &'a [(&'static str, PathBuf)],
     pub(crate) console_log: &'a Path,
     pub(crate) agent_log: &'a Path,
     pub(crate) pid_file: &'a Path,
@@ -62,13 +64,13 @@ impl Machine<'_> {
         all.path("-D", self.own_log);
         all.path("-kernel", self.kernel);
         all.path("-initrd", self.initrd);
-        all.option("-append", &["console=ttyS0 panic=-1 quiet loglevel=4"]);
+        all.option("-append", &[KERNEL_COMMAND_LINE]);
         self.logs(&mut all);
         self.network(&mut all);
         for disk in &self.disks {
             disk.arguments(&mut all);
         }
-        for (name, path) in &self.settings {
+        for (name, path) in self.settings {
             all.with_file("-fw_cfg", &format!("name={}/{name},file=", inside::FW_CFG_PREFIX), path, "");
         }
         all.0

@@ -1,6 +1,7 @@
 use super::*;
 
 fn machine() -> Machine<'static> {
+    let settings = vec![("exec.secret", PathBuf::from("/lab/exec.secret"))].leak();
     Machine {
         name: "host-1",
         cpus: 4,
@@ -13,7 +14,7 @@ fn machine() -> Machine<'static> {
             Disk { serial: "state", file: Path::new("/h/state,1.ext4"), writable: true },
         ],
         forwards: vec![(20_001, 7180), (20_002, 7181)],
-        settings: vec![("exec.secret", "/lab/exec.secret".into())],
+        settings,
         console_log: Path::new("/h/console.log"),
         agent_log: Path::new("/h/agent.log"),
         pid_file: Path::new("/h/qemu.pid"),

@@ -1,0 +1,233 @@
+//! Powering a host up.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::Host;
+use crate::agent_config::{AgentConfig, Registry, RegistryUrlError};
+use crate::exec::ExecError;
+use crate::exec::client::Connection;
+use crate::exec::handshake::SecretError;
+use crate::prepare::System;
+use crate::qemu::{Disk, KillError, Machine, StartError};
+use crate::{inside, ports, wait};
+
+/// Longest a host may take until commands can be run in it.
+const UP_LIMIT: Duration = Duration::from_secs(180);
+/// Longest an agent may take from then on until it answers.
+const AGENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a host's kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an
+/// instruction while another CPU patches it, and then runs the half-patched one for ever. It hits about one boot
+/// in thirty, is nothing that a real lender host knows, and is tried again.
+const EMULATOR_FAULT: &str = "Oops: int3";
+const ATTEMPTS: u32 = 4;
+
+#[derive(Debug, Error)]
+pub enum HostStartError {
+    #[error("{0} runs already")]
+    Running(String),
+    #[error("port {0} of this machine, by which the host is known, is taken by somebody else")]
+    PortTaken(u16),
+    #[error("its registry is none it can have")]
+    Registry(#[source] RegistryUrlError),
+    #[error("cannot write {0}")]
+    Write(PathBuf, #[source] io::Error),
+    #[error("cannot end what is left of its machine")]
+    Kill(#[source] KillError),
+    #[error("cannot start its machine")]
+    Start(#[source] StartError),
+    #[error("its machine ended while it came up; its console said last:\n{0}")]
+    Ended(String),
+    #[error("it did not come up in time ({UP_LIMIT:?}); its console said last:\n{0}")]
+    TimedOut(String),
+    #[error("it came up, but commands cannot be run in it")]
+    Exec(#[source] ExecError),
+    #[error(
+        "its agent did not answer GET /healthz in time ({AGENT_LIMIT:?}); the host runs on, to be looked at; \
+         the agent's log says last:\n{0}"
+    )]
+    Agent(String),
+    #[error(transparent)]
+    Secret(SecretError),
+}
+
+impl Host {
+    /// Powers it up, and waits until commands can be run in it and its agent answers.
+    pub fn start(&self, system: &System) -> Result<(), HostStartError> {
+        if self.is_running() {
+            return Err(HostStartError::Running(self.name.clone()));
+        }
+        let settings = self.write_settings()?;
+        if let Some(port) = self.ports().into_iter().find(|port| !ports::is_free(*port)) {
+            return Err(HostStartError::PortTaken(port));
+        }
+        for attempt in 1..=ATTEMPTS {
+            let console_from = fs::metadata(self.console_log()).map_or(0, |metadata| metadata.len());
+            let Err(error) = self.try_start(system, &settings, console_from) else { break };
+            // Half up is worse than off.
+            self.kill().map_err(HostStartError::Kill)?;
+            if attempt == ATTEMPTS || !self.console_since(console_from).contains(EMULATOR_FAULT) {
+                return Err(error);
+            }
+        }
+        self.wait_until_ready()
+    }
+
+    fn try_start(
+        &self,
+        system: &System,
+        settings: &[Setting],
+        console_from: u64,
+    ) -> Result<(), HostStartError> {
+        self.start_machine(system, settings).map_err(HostStartError::Start)?;
+        self.wait_until_up(console_from)
+    }
+
+    /// Waits until the agent answers, where the host has one.
+    pub(crate) fn wait_until_ready(&self) -> Result<(), HostStartError> {
+        if self.record.options.agent { self.wait_for_agent() } else { Ok(()) }
+    }
+
+    fn ports(&self) -> [u16; 2] {
+        [self.record.agent_port, self.record.exec_port]
+    }
+
+    /// Files that the host gets from outside, by name.
+    fn write_settings(&self) -> Result<Vec<Setting>, HostStartError> {
+        let mut settings = vec![
+            ("hostname", self.write("hostname", &self.name)?),
+            ("exec.secret", self.exec_secret_file()),
+            ("owner.token", self.owner_token_file()),
+        ];
+        let options = &self.record.options;
+        if options.agent {
+            settings.push(("agent.toml", self.write("agent.toml", &self.agent_toml()?)?));
+        }
+        let enrolment = self.directory.join("enrolment.token");
+        if enrolment.exists() {
+            settings.push(("enrolment.token", enrolment));
+        }
+        Ok(settings)
+    }
+
+    fn agent_toml(&self) -> Result<String, HostStartError> {
+        let options = &self.record.options;
+        let registry = options
+            .registry
+            .as_deref()
+            .map(|url| Registry { url, enrolment: options.enrolment_token_file.is_some() });
+        let config = AgentConfig::new(self.record.agent_port, registry).map_err(HostStartError::Registry)?;
+        toml::to_string(&config).map_err(|error| {
+            HostStartError::Write(self.directory.join("agent.toml"), io::Error::other(error))
+        })
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, HostStartError> {
+        let path = self.directory.join(name);
+        fs::write(&path, text).map_err(|error| HostStartError::Write(path.clone(), error))?;
+        Ok(path)
+    }
+
+    fn start_machine(&self, system: &System, settings: &[Setting]) -> Result<(), StartError> {
+        let (state, pid_file) = (self.state_disk(), self.pid_file());
+        let machine = Machine {
+            name: &self.name,
+            cpus: self.record.options.cpus,
+            memory_mib: self.record.options.memory_mib,
+            icount: self.record.options.icount,
+            kernel: &system.kernel,
+            initrd: &system.initrd,
+            disks: vec![
+                Disk { serial: "programs", file: &system.programs, writable: false },
+                Disk { serial: "images", file: &system.images, writable: false },
+                Disk { serial: "state", file: &state, writable: true },
+            ],
+            forwards: vec![
+                (self.record.agent_port, inside::AGENT_PORT),
+                (self.record.exec_port, inside::EXEC_PORT),
+            ],
+            settings,
+            console_log: &self.console_log(),
+            agent_log: &self.agent_log(),
+            pid_file: &pid_file,
+            own_log: &self.directory.join("qemu.log"),
+        };
+        machine.start()
+    }
+
+    /// Waits for the console's last word, then for the port; before that QEMU would take connections for a host
+    /// that does not answer yet.
+    fn wait_until_up(&self, console_from: u64) -> Result<(), HostStartError> {
+        let deadline = Instant::now() + UP_LIMIT;
+        let came_up = wait::until(UP_LIMIT, || {
+            if self.console_since(console_from).contains(inside::UP_MARKER) {
+                return Some(true);
+            }
+            (!self.is_running()).then_some(false)
+        });
+        match came_up {
+            Some(true) => self.wait_for_exec(deadline),
+            Some(false) => Err(HostStartError::Ended(last_lines(&self.console_since(console_from)))),
+            None => Err(HostStartError::TimedOut(last_lines(&self.console_since(console_from)))),
+        }
+    }
+
+    fn wait_for_exec(&self, deadline: Instant) -> Result<(), HostStartError> {
+        let secret = self.secret().map_err(HostStartError::Secret)?;
+        let mut last = None;
+        let connected = wait::until(deadline.saturating_duration_since(Instant::now()), || {
+            Connection::open(self.record.exec_port, &secret).map_err(|error| last = Some(error)).ok()
+        });
+        match (connected, last) {
+            (None, Some(error)) => Err(HostStartError::Exec(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the agent answers `GET /healthz` with 200.
+    pub fn wait_for_agent(&self) -> Result<(), HostStartError> {
+        wait::until(AGENT_LIMIT, || self.agent_answers().ok().filter(|answers| *answers).map(drop))
+            .ok_or_else(|| HostStartError::Agent(last_lines(&text_from(&self.agent_log(), 0))))
+    }
+
+    fn agent_answers(&self) -> io::Result<bool> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.record.agent_port));
+        let limit = Duration::from_secs(2);
+        let mut stream = TcpStream::connect_timeout(&address, limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+        let mut status_line = [0; 12];
+        stream.read_exact(&mut status_line)?;
+        Ok(status_line.ends_with(b" 200"))
+    }
+
+    fn console_since(&self, from: u64) -> String {
+        text_from(&self.console_log(), from)
+    }
+}
+
+/// A file that the host gets from outside: its name there, and where it is here.
+type Setting = (&'static str, PathBuf);
+
+/// What a log holds from a byte on; nothing where it is not there yet.
+fn text_from(path: &Path, from: u64) -> String {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.read_to_end(&mut bytes)
+    });
+    read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The last lines of a log.
+fn last_lines(text: &str) -> String {
+    const LINES: usize = 20;
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("\n")
+}
