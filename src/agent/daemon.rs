@@ -87,22 +87,34 @@ pub fn check(config: &Config) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Serves until `shutdown`. Guests go on without the agent.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), AgentError> {
+/// Serves until `shutdown`; `listening` is told the address that was bound. Guests go on without the agent.
+pub async fn run(
+    config: Config,
+    shutdown: Shutdown,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), AgentError> {
     check(&config)?;
-    if let Err(exposed) = plain_http_allowed(config.listen, false) {
-        tracing::warn!("{exposed}");
+    if plain_http_allowed(config.listen, false).is_err() {
+        tracing::warn!(
+            "{} is not a loopback address: tokens and keys can be read on their way over plain HTTP, so the network \
+             must be trusted",
+            config.listen
+        );
     }
     let _lock = lock(&config.state_directory)?;
     let services = Arc::new(services(config).await?);
     let guests = listener::listen(services.config.vsock_port)?;
     let partitions = Partitions::open(Arc::clone(&services)).await?;
-    tokio::spawn(listener::serve(guests, Arc::clone(&partitions)));
+    match guests {
+        Some(guests) => drop(tokio::spawn(listener::serve(guests, Arc::clone(&partitions)))),
+        None => tracing::warn!("this host has no vsock: guests cannot run jobs"),
+    }
     tokio::spawn(follow_registry(Arc::clone(&services), Arc::clone(&partitions)));
     let address = services.config.listen;
     let failed = |source| AgentError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    tracing::info!(host = %services.identity.host(), address = %listener.local_addr().map_err(failed)?, "listening");
+    tracing::info!(host = %services.identity.host(), "serving");
+    listening(listener.local_addr().map_err(failed)?);
     let agent = Agent::new(services, partitions, shutdown.clone())?;
     serve(listener, http::router(agent), shutdown).await.map_err(AgentError::Serve)
 }

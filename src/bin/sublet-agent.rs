@@ -49,5 +49,6 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         return Ok(daemon::check(&config)?);
     }
     init_logs();
-    Ok(daemon::run(config, Shutdown::on_signals()?).await?)
+    let shutdown = Shutdown::on_signals()?;
+    Ok(daemon::run(config, shutdown, |address| eprintln!("listening on http://{address}")).await?)
 }

@@ -168,7 +168,7 @@ pub struct Transition {
 /// Why an event is refused; nothing has changed.
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
 pub enum NotAllowed {
-    #[error("the partition is on offer: withdraw it first")]
+    #[error("a partition on offer or lent does not change here: withdraw it first, once it is not lent")]
     Frozen,
     #[error("the partition is not on offer")]
     NotOffered,
@@ -189,6 +189,22 @@ pub enum NotAllowed {
 impl Partition {
     pub fn carved(terms: Terms, host_cpus: Vec<u32>) -> Self {
         Self { state: State::Carved, terms, host_cpus, version: None, least_epoch: Epoch(1) }
+    }
+
+    /// The state's name, for people.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Carved => "carved",
+            State::Offering { .. } => "being offered",
+            State::Offered { change: None } => "offered",
+            State::Offered { change: Some(_) } => "being changed",
+            State::Lent { .. } => "lent",
+            State::Scrubbing { clean: false, .. } => "being scrubbed",
+            State::Scrubbing { clean: true, .. } => "clean",
+            State::Withdrawing => "being withdrawn",
+            State::Withdrawn => "withdrawn",
+            State::Released => "released",
+        }
     }
 
     /// The lease that is open now.
@@ -278,6 +294,7 @@ impl Partition {
             State::Offered { change: None } => {
                 Ok(self.to(State::Offered { change: Some(change) }, [Effect::AskChange]))
             }
+            State::Lent { .. } => Err(NotAllowed::Frozen),
             _ => Err(self.busy()),
         }
     }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use sublet_guest_protocol::{FromGuest, FromHost, JobProgress, PROTOCOL_VERSION};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
@@ -26,16 +27,20 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 const UNGREETED_MAX: usize = 4;
 
 #[derive(Debug, Error)]
-#[error("cannot listen for guests on vsock port {port}; is the module vhost_vsock loaded?")]
+#[error("cannot listen for guests on vsock port {port}")]
 pub struct ListenError {
     port: u32,
     source: io::Error,
 }
 
-/// Listens for guests.
-pub fn listen(port: u32) -> Result<VsockListener, ListenError> {
-    let address = VsockAddr::new(VMADDR_CID_ANY, port);
-    VsockListener::bind(address).map_err(|source| ListenError { port, source })
+/// Listens for guests; none: this kernel has no vsock.
+pub fn listen(port: u32) -> Result<Option<VsockListener>, ListenError> {
+    let missing = |error: &io::Error| error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
+    match VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port)) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if missing(&error) => Ok(None),
+        Err(source) => Err(ListenError { port, source }),
+    }
 }
 
 /// Takes the calls of guests for as long as the agent runs.

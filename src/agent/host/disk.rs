@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn allocated_mib(path: &Path) -> u64 {
-        fs::metadata(path).unwrap().blocks() * 512 >> 20
+        fs::metadata(path).unwrap().blocks() >> 11
     }
 
     #[test]

@@ -254,7 +254,11 @@ impl Driver {
 
     pub(super) async fn store(&mut self, row: PartitionRow) -> Result<(), PartitionError> {
         self.services.table.update(row.clone()).await?;
+        let (before, after) = (self.row.partition.state_name(), row.partition.state_name());
         self.row = row;
+        if before != after {
+            tracing::info!(partition = %self.row.id, lease = ?self.row.partition.lease(), "from {before} to {after}");
+        }
         self.published.send_replace(self.row.clone());
         Ok(())
     }
@@ -316,7 +320,7 @@ impl Driver {
 
     pub(super) fn complain(&self, what: &str, error: &PartitionError) {
         let error = crate::api::http::chain(error);
-        tracing::warn!(partition = %self.row.id, state = ?self.row.partition.state, error, "{what}");
+        tracing::warn!(partition = %self.row.id, state = self.row.partition.state_name(), error, "{what}");
     }
 
     /// When something is to be done without being told.

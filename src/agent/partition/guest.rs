@@ -1,6 +1,6 @@
 //! The machine of a partition and the guest in it, as their driver handles them.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use sublet_guest_protocol::{FromHost, JobProgress, NONCE_PARAMETER, PORT_PARAMETER};
 use sublet_vmm_protocol::{
@@ -31,7 +31,10 @@ use crate::{
         identity::random,
         image_cache::BootableImage,
     },
-    api::agent::{GuestEnd, JobEnd},
+    api::{
+        agent::{GuestEnd, JobEnd},
+        http::chain,
+    },
     domain::{
         id::JobId,
         lending_key::KeyClaims,
@@ -71,7 +74,7 @@ impl Driver {
             Ok(status) => self.found(built, status).await,
             // It was never seen prepared: the effect that was to start it is still to be done.
             Err(_) if built.process.is_none() => self.want_machine().await,
-            Err(error) => self.lost(format!("its VMM ended: {error}")).await,
+            Err(error) => self.lost(&error).await,
         }
     }
 
@@ -103,10 +106,11 @@ impl Driver {
     }
 
     /// The VMM is gone, and the guest with it.
-    async fn lost(&mut self, reason: String) -> Result<(), PartitionError> {
+    async fn lost(&mut self, error: &(dyn Error + Send + Sync)) -> Result<(), PartitionError> {
         let Some(built) = self.row.machine.built.clone() else { return Ok(()) };
-        tracing::error!(partition = %self.row.id, reason, "the partition's VMM is lost");
+        tracing::error!(partition = %self.row.id, error = chain(error), "the partition's VMM is lost");
         self.drain_relay().await;
+        let reason = "its VMM ended".to_owned();
         let end = JobEnd::GuestFailed { reason: reason.clone() };
         self.jobs.end_all(end, self.services.clock.now()).await?;
         self.forget_machine(built, GuestEnd::Failed { reason }).await
@@ -290,7 +294,7 @@ impl Driver {
         let task = tokio::spawn(async move {
             let ended = relay.run(known, is_off).await;
             if let Err(error) = &ended {
-                tracing::info!(%partition, error = crate::api::http::chain(error), "a guest's connection ended");
+                tracing::info!(%partition, error = chain(error), "a guest's connection ended");
             }
             ended
         });
@@ -338,7 +342,7 @@ impl Driver {
             self.watch_machine(built.cid, 0);
             return Ok(());
         }
-        self.lost(format!("its VMM ended: {error}")).await
+        self.lost(error).await
     }
 
     async fn guest_off(&mut self, built: Built, how: Ended) -> Result<(), PartitionError> {

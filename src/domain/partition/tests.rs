@@ -53,7 +53,8 @@ fn a_partition_goes_round_from_carved_to_offered_again() {
 
 #[test]
 fn a_lent_partition_is_changed_offered_withdrawn_and_released_by_nobody() {
-    for event in [Event::Change(change()), Event::Offer, Event::Withdraw, Event::Release] {
+    assert_eq!(lent().apply(Event::Change(change())), Err(NotAllowed::Frozen));
+    for event in [Event::Offer, Event::Withdraw, Event::Release] {
         assert_eq!(lent().apply(event), Err(NotAllowed::Lent));
     }
 }

@@ -1,0 +1,158 @@
+//! An agent of a test's own.
+
+use std::{
+    fmt::Debug,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use sublet::{
+    agent::host::inventory::Inventory,
+    api::{agent::CarvePartition, problem::Code, secret::Secret},
+    client::{AgentClient, ClientError},
+    domain::resources::Allocation,
+};
+use tempfile::TempDir;
+
+/// A host's state directory and configuration; it goes with the last who has it.
+#[derive(Clone)]
+pub(crate) struct Host(Arc<TempDir>);
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        static HOSTS: AtomicU32 = AtomicU32::new(0);
+        let host = Self(Arc::new(tempfile::tempdir().unwrap()));
+        // vsock ports are the whole machine's: each host of each test process has its own.
+        let port = 100_000 + std::process::id() * 100 + HOSTS.fetch_add(1, Ordering::SeqCst);
+        let config = format!(
+            "listen = '127.0.0.1:0'\n\
+             advertise = 'http://127.0.0.1:7180'\n\
+             state_directory = '{root}/state'\n\
+             image_directory = '{root}/images'\n\
+             vmm = '{root}/no-vmm'\n\
+             vsock_port = {port}\n\
+             [reserve]\ncpus = {cpus}\nmemory_mib = 128\ndisk_mib = 64\n\
+             [prices]\ncurrency = 'EUR'\nper_cpu_hour_micros = 20000\nper_gib_hour_micros = 5000\n\
+             per_disk_gib_hour_micros = 100\n",
+            root = host.0.path().display(),
+            cpus = first_core(),
+        );
+        fs::write(host.config(), config).unwrap();
+        host
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.0.path().join("agent.toml")
+    }
+
+    pub(crate) fn state(&self, path: &str) -> PathBuf {
+        self.0.path().join("state").join(path)
+    }
+
+    /// Runs the program until it ends.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        program(&self.config()).args(arguments).output().unwrap()
+    }
+}
+
+fn program(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sublet-agent"));
+    command.arg("--config").arg(config).env_remove("RUST_LOG");
+    command
+}
+
+/// Hardware threads of this machine's first core: the least that can be reserved.
+fn first_core() -> usize {
+    cores().first().map(Vec::len).unwrap()
+}
+
+fn cores() -> Vec<Vec<u32>> {
+    let mut cores: Vec<_> =
+        Inventory::read(Path::new("/")).unwrap().cores.into_iter().map(|core| core.0).collect();
+    cores.sort();
+    cores
+}
+
+/// What one core of this machine can be lent with. Two cores are what these tests need.
+pub(crate) fn small() -> Allocation {
+    let cpus = cores().get(1).map(Vec::len).expect("a machine with two cores");
+    Allocation { cpus: cpus.try_into().unwrap(), memory_mib: 64, disk_mib: 2 }
+}
+
+pub(crate) fn carving(allocation: Allocation) -> CarvePartition {
+    CarvePartition { allocation, price: None }
+}
+
+/// A running agent; it is killed when it is dropped.
+pub(crate) struct Agent {
+    child: Child,
+    pub(crate) address: String,
+    pub(crate) host: Host,
+}
+
+impl Agent {
+    pub(crate) fn start() -> Self {
+        Self::start_on(Host::new())
+    }
+
+    /// Starts it on a port that is free, and waits until it listens.
+    pub(crate) fn start_on(host: Host) -> Self {
+        let mut child = program(&host.config()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let address = read_address(&mut stderr);
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| println!("{line}")));
+        Self { child, address, host }
+    }
+
+    pub(crate) fn owner_token(&self) -> String {
+        fs::read_to_string(self.host.state("owner.token")).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn owner(&self) -> AgentClient {
+        self.with(&self.owner_token())
+    }
+
+    pub(crate) fn with(&self, bearer: &str) -> AgentClient {
+        AgentClient::new(&self.address, Some(Secret::new(bearer))).unwrap()
+    }
+
+    /// SIGKILL; the state stays.
+    pub(crate) fn kill(mut self) -> Host {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.host.clone()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_address(stderr: &mut BufReader<ChildStderr>) -> String {
+    let mut seen = String::new();
+    loop {
+        let mut line = String::new();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "the agent ended before it listened: {seen}");
+        if let Some(address) = line.trim().strip_prefix("listening on ") {
+            return address.to_owned();
+        }
+        seen.push_str(&line);
+    }
+}
+
+pub(crate) fn assert_refused<T: Debug>(result: Result<T, ClientError>, code: Code) {
+    match result {
+        Err(error) if error.code() == Some(code) => {}
+        other => panic!("expected {code:?}, not {other:?}"),
+    }
+}
