@@ -28,16 +28,14 @@ cargo clippy --locked --workspace --all-targets --features sublet/system-tests -
 for feature in cli agent registry; do
     cargo clippy --locked --package sublet --no-default-features --features "$feature" -- -D warnings
 done
+cargo clippy --locked --package sublet-firmware --bins --features pvh --profile firmware \
+    --target x86_64-unknown-linux-gnu -- -D warnings
 
 step "unit tests"
 cargo test --locked --workspace
 
-step "firmware"
-bash firmware/build.sh
-bash firmware/test.sh
-
 step "whole-system tests"
-trap 'cargo run --locked --quiet --package sublet-lab -- down >/dev/null 2>&1 || true' EXIT
+trap '"$(bash examples/build.sh 2>/dev/null)/sublet-lab" --dir "${CARGO_TARGET_DIR:-target}/system-tests/lab" down >/dev/null' EXIT
 cargo test --locked --features system-tests --test system -- --test-threads 1
 
 step "done"
