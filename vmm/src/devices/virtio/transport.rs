@@ -7,7 +7,7 @@ use thiserror::Error;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Error as QueueError, Queue, QueueT};
 use vm_memory::GuestAddress;
-use vmm_sys_util::errno;
+use vmm_sys_util::{errno, eventfd::EventFd};
 
 use super::{
     ActivateError, Activation, ActiveQueue, DeviceFailure, VirtioDevice,
@@ -169,7 +169,7 @@ impl Transport {
     }
 
     /// What raises this vector; none for a vector that is none.
-    fn call(&self, vector: u16) -> Result<Option<vmm_sys_util::eventfd::EventFd>, StartError> {
+    fn call(&self, vector: u16) -> Result<Option<EventFd>, StartError> {
         self.msix.event(vector).map(|event| event.try_clone()).transpose().map_err(StartError::Event)
     }
 

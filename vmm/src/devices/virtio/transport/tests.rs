@@ -1,7 +1,6 @@
 use std::sync::Mutex;
 
 use proptest::{collection::vec, prelude::*};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::{

@@ -1,0 +1,160 @@
+//! A VMM as the agent has it: started as a child, found by its socket.
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use sublet_vmm_protocol::{
+    BootSource, ConsoleConfig, ConsoleLog, Control, ControlError, DiskConfig, Ended, MachineConfig,
+    MachineState, PROTOCOL_VERSION, Request, Status,
+};
+
+const PROGRAM: &str = "/usr/lib/sublet/sublet-vmm";
+const IMAGES: &str = "/usr/share/sublet/images";
+/// A stock kernel reaches init in 4 to 8 s on the lab's emulated CPUs; what takes longer than this never comes.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// Kernel and initrd of an OS image.
+#[derive(Clone, Copy)]
+pub(crate) enum Image {
+    /// Debian's 6.12, as an ELF file.
+    Elf612,
+    /// Debian's 6.1, as a bzImage.
+    BzImage61,
+}
+
+/// A machine and the way to its VMM. Dropped, it is released.
+pub(crate) struct Vmm {
+    pub(crate) config: MachineConfig,
+    control: Control,
+}
+
+/// A small machine with this many vCPUs, on files of its own.
+pub(crate) fn machine(vcpus: u32) -> MachineConfig {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("m{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = |what: &str| PathBuf::from(format!("/run/{name}.{what}"));
+    MachineConfig {
+        version: PROTOCOL_VERSION,
+        vcpu_host_cpus: (0..vcpus).collect(),
+        service_host_cpus: vec![],
+        memory_mib: 192,
+        disks: vec![],
+        vsock: None,
+        console: ConsoleConfig { path: path("console"), capacity_bytes: 256 * 1024 },
+        control_socket: path("control"),
+        name,
+    }
+}
+
+/// A disk of that many bytes, full of zeroes.
+pub(crate) fn disk(name: &str, bytes: u64) -> DiskConfig {
+    let path = PathBuf::from(format!("/run/{name}.disk"));
+    fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+    DiskConfig { path, read_only: false }
+}
+
+/// Runs the VMM's program with that on its standard input, to its end: that of the launcher.
+pub(crate) fn launch(config: &MachineConfig) -> Output {
+    let mut launcher = Command::new(PROGRAM)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = serde_json::to_vec(config).unwrap();
+    launcher.stdin.take().unwrap().write_all(&text).unwrap();
+    launcher.wait_with_output().unwrap()
+}
+
+impl Image {
+    /// How to start it with a shell script in the place of its init.
+    pub(crate) fn running(self, script: &str) -> BootSource {
+        let steps =
+            format!("mount -t proc p /proc; mount -t devtmpfs d /dev; mount -t sysfs s /sys; {script}");
+        self.with_options(&format!("rdinit=/bin/sh -- -c \"{steps}\""))
+    }
+
+    /// The same with options for the kernel.
+    pub(crate) fn with_options(self, options: &str) -> BootSource {
+        let (name, kernel) = match self {
+            Self::Elf612 => ("debian-micro", "vmlinux"),
+            Self::BzImage61 => ("debian-micro-6.1", "vmlinuz"),
+        };
+        let file = |file: &str| PathBuf::from(format!("{IMAGES}/{name}/{file}"));
+        BootSource {
+            kernel: file(kernel),
+            initrd: Some(file("initrd.img")),
+            command_line: format!("console=ttyS0 quiet panic=-1 {options}"),
+        }
+    }
+}
+
+/// Loads the image's modules, as its init does.
+pub(crate) const MODULES: &str = "while read -r m; do insmod /lib/modules/$m.ko; done </etc/modules";
+
+impl Vmm {
+    pub(crate) fn prepare(config: MachineConfig) -> Self {
+        let output = launch(&config);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let control = Control::connect(&config.control_socket).unwrap();
+        Self { config, control }
+    }
+
+    pub(crate) fn request(&mut self, request: &Request) -> Result<Status, ControlError> {
+        self.control.request(request)
+    }
+
+    pub(crate) fn status(&mut self) -> Status {
+        self.request(&Request::Status { version: PROTOCOL_VERSION }).unwrap()
+    }
+
+    pub(crate) fn boot(&mut self, source: BootSource) -> Status {
+        self.request(&Request::Boot { version: PROTOCOL_VERSION, source }).unwrap()
+    }
+
+    /// Waits until the guest has ended.
+    pub(crate) fn end(&mut self) -> Ended {
+        let mut status = self.status();
+        loop {
+            match status.state {
+                MachineState::Off { how } => return how,
+                _ => status = self.wait_after(status.generation),
+            }
+        }
+    }
+
+    fn wait_after(&mut self, after: u64) -> Status {
+        let request = Request::Wait { version: PROTOCOL_VERSION, after };
+        let status = self.control.request_within(&request, Some(LIMIT));
+        status.unwrap_or_else(|error| panic!("{error}; its console: {}", self.console()))
+    }
+
+    pub(crate) fn console(&self) -> String {
+        let log = ConsoleLog::open(&self.config.console.path).unwrap();
+        String::from_utf8_lossy(&log.read_from(0, usize::MAX).unwrap().bytes).into_owned()
+    }
+
+    /// Waits until the guest has said that on its console.
+    pub(crate) fn wait_for(&self, text: &str) {
+        let console = || self.console();
+        assert!(comes_true(|| console().contains(text)), "never said {text:?}: {}", console());
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // A VMM that a test has killed cannot be asked.
+        let _ = self.request(&Request::Release { version: PROTOCOL_VERSION });
+    }
+}
+
+/// Whether that comes true in time.
+pub(crate) fn comes_true(is_so: impl Fn() -> bool) -> bool {
+    sublet_lab::until(LIMIT, || is_so().then_some(())).is_some()
+}
