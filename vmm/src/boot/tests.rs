@@ -1,6 +1,7 @@
 use std::{fs, path::PathBuf};
 
 use linux_loader::loader::bootparam::boot_params;
+use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
@@ -126,4 +127,66 @@ fn command_lines_that_linux_would_cut_or_misread_are_refused() {
         assert!(refusal(&with(line)).contains("command_line holds byte"), "{line:?}");
     }
     assert!(load(&memory(), &with(&"x".repeat(2047)), 1).is_ok());
+}
+
+/// A bzImage's header over `rest`, with the fields that matter as given.
+fn bzimage(setup_sectors: u8, version: u16, flags: u16, preferred: u64, needed: u32, rest: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 0x270];
+    file[0x1f1] = setup_sectors;
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&version.to_le_bytes());
+    file[0x211] = 1;
+    file[0x214..0x218].copy_from_slice(&0x10_0000_u32.to_le_bytes());
+    file[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
+    file[0x236..0x238].copy_from_slice(&flags.to_le_bytes());
+    file[0x258..0x260].copy_from_slice(&preferred.to_le_bytes());
+    file[0x260..0x264].copy_from_slice(&needed.to_le_bytes());
+    file.extend(rest);
+    file
+}
+
+#[test]
+fn a_bzimage_is_entered_at_its_64_bit_entry_point() {
+    let files = Files::new();
+    let path = files.file("vmlinuz", &bzimage(1, 0x20f, 1, 0x100_0000, 0x1000, &[9; 0x1000]));
+    let entry = load(&memory(), &source(path, None), 1).unwrap();
+    assert_eq!(entry, EntryPoint { address: layout::HIGH_MEMORY_START + 0x200 });
+}
+
+#[test]
+fn a_bzimage_without_a_64_bit_entry_point_or_without_room_is_refused() {
+    let files = Files::new();
+    let old = files.file("old", &bzimage(1, 0x20f, 0, 0x100_0000, 0x1000, &[9; 0x1000]));
+    assert!(refusal(&source(old, None)).contains("has no 64-bit entry point"));
+    for (preferred, needed) in [(0x100_0000, 0x200_0000), (u64::MAX, 1)] {
+        let large = files.file("large", &bzimage(1, 0x20f, 1, preferred, needed, &[9; 0x1000]));
+        assert!(refusal(&source(large, None)).contains("it needs memory up to"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn whatever_a_kernels_header_says_it_is_loaded_or_refused(
+        is_elf in any::<bool>(),
+        changes in vec((0usize..0x270, any::<u8>()), 0..12),
+        words in vec(prop_oneof![any::<u64>(), 0u64..0x1000, Just(0x100_0000)], 14),
+    ) {
+        let files = Files::new();
+        let mut file = bzimage(1, 0x20f, 1, 0x100_0000, 0x1000, &[9; 0x1000]);
+        if is_elf {
+            file = elf(0x100_0000, 16, 2);
+            // Two program headers, the second one a note.
+            file[64..120].copy_from_slice(words[..7].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>().as_slice());
+            file.splice(120..120, words[7..].iter().flat_map(|word| word.to_le_bytes()));
+            file[64] = 1;
+            file[120] = 4;
+        }
+        for (at, byte) in changes {
+            if let Some(place) = file.get_mut(at) {
+                *place = byte;
+            }
+        }
+        let _ = load(&memory(), &source(files.file("kernel", &file), None), 1);
+    }
 }
