@@ -24,7 +24,7 @@ const AGENT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a host's kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an
 /// instruction while another CPU patches it, and then runs the half-patched one for ever. It hits about one boot
-/// in thirty, is nothing that a real lender host knows, and is tried again.
+/// in fifty, is nothing that a real lender host knows, and is tried again.
 const EMULATOR_FAULT: &str = "Oops: int3";
 const ATTEMPTS: u32 = 4;
 
