@@ -58,7 +58,8 @@ say "The registry"
 database=$state/registry.db
 sublet-registry --database "$database" token lender --name alice > "$state/enrolment.token"
 sublet-registry --database "$database" token borrower --name bob > "$state/borrower.token"
-sublet-registry --database "$database" serve --listen "127.0.0.1:$port" 2> "$state/registry.log" &
+sublet-registry --database "$database" serve --listen "127.0.0.1:$port" \
+    < /dev/null > "$state/registry.log" 2>&1 &
 echo $! > "$state/registry.pid"
 registry=http://127.0.0.1:$port
 wait_for curl -sf "$registry/healthz"
@@ -90,7 +91,7 @@ per_cpu_hour_micros = 20000
 per_gib_hour_micros = 5000
 per_disk_gib_hour_micros = 100
 TOML
-    sublet-agent --config "$state/agent.toml" 2> "$state/agent.log" &
+    sublet-agent --config "$state/agent.toml" < /dev/null > "$state/agent.log" 2>&1 &
     echo $! > "$state/agent.pid"
     host=http://127.0.0.1:7180
     wait_for curl -sf "$host/healthz"
