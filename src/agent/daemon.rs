@@ -37,7 +37,7 @@ use super::{
 use crate::{
     api::{
         http::{Shutdown, chain, plain_http_allowed, serve},
-        registry::HeartbeatReply,
+        registry::{EndReason, HeartbeatReply, LendingState, RegisteredPartition},
     },
     client::ClientError,
 };
@@ -102,7 +102,11 @@ pub async fn run(
         );
     }
     let _lock = lock(&config.state_directory)?;
-    let services = Arc::new(services(config).await?);
+    // A host that waits for its registry can be told to end.
+    let services = tokio::select! {
+        services = services(config) => Arc::new(services?),
+        () = shutdown.clone().wait() => return Ok(()),
+    };
     let guests = listener::listen(services.config.vsock_port)?;
     let partitions = Partitions::open(Arc::clone(&services)).await?;
     match guests {
@@ -194,9 +198,26 @@ async fn spread(services: &Services, partitions: &Partitions, reply: HeartbeatRe
         // A driver with that much to do hears the next one.
         handle.tell(Command::Registry(view.map(Box::new)));
     }
-    let Some(registry) = &services.registry else { return };
     for view in reply.partitions.iter().filter(|view| partitions.get(view.partition).is_none()) {
-        tracing::warn!(partition = %view.partition, "the registry has a partition that this host has not");
-        registry.withdraw(view.partition).await;
+        if let Err(error) = disown(services, view).await {
+            tracing::warn!(error = chain(&error), "the registry has a partition that this host has not");
+        }
     }
+}
+
+/// The registry has a partition that this host has not: whatever it was lent for is over.
+async fn disown(services: &Services, view: &RegisteredPartition) -> Result<(), TableError> {
+    let Some(registry) = &services.registry else { return Ok(()) };
+    match view.state {
+        LendingState::Free => drop(registry.withdraw(view.partition).await),
+        LendingState::Lent { lease, .. } => {
+            services.table.report_ended(lease, EndReason::HostLost).await?;
+            registry.tell();
+        }
+        LendingState::AwaitingClean { lease } => {
+            services.table.report_cleaned(lease).await?;
+            registry.tell();
+        }
+    }
+    Ok(())
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// First and longest wait before the registry is called again when it could not be reached.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 #[derive(Debug, Error)]
 pub enum LinkError {

@@ -158,6 +158,18 @@ pub enum Effect {
     Remove,
 }
 
+impl Effect {
+    /// Whether `before`, which was not done yet, need not be done any more when this is to be done.
+    pub fn retires(&self, before: &Effect) -> bool {
+        match self {
+            Self::Remove => true,
+            Self::DiscardMachine => matches!(before, Self::PrepareMachine | Self::GuardEnd),
+            Self::Unregister => matches!(before, Self::Register | Self::AskChange),
+            _ => false,
+        }
+    }
+}
+
 /// A partition after an event, and what there is to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {

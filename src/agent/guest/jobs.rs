@@ -31,6 +31,13 @@ use crate::{
 pub const WAITING_MAX: u64 = 64;
 /// Most jobs of a lease.
 pub const JOBS_MAX: u64 = 1000;
+/// Most bytes that waiting jobs take up together, with their standard input.
+pub const WAITING_MAX_BYTES: u64 = 16 << 20;
+/// Most bytes of arguments that a lease's jobs take up together.
+pub const ARGUMENTS_MAX_BYTES: u64 = 16 << 20;
+
+const COLUMNS: &str = "id, lease, image, argv, state, end, cancel_requested, submitted_at, ended_at,
+    stdout_dropped, stderr_dropped";
 
 /// The jobs of one partition.
 #[derive(Debug, Clone)]
@@ -47,7 +54,7 @@ pub struct Job {
     pub id: JobId,
     pub lease: LeaseId,
     pub image: String,
-    pub spec: JobSpec,
+    pub argv: Vec<String>,
     pub stage: Stage,
     pub cancel_requested: bool,
     submitted_at: Timestamp,
@@ -69,9 +76,11 @@ pub enum Stage {
 pub enum SubmitError {
     #[error("the Idempotency-Key was used for another job")]
     KeyReused,
-    #[error("{WAITING_MAX} jobs are waiting; a lease can have no more at a time")]
+    #[error(
+        "a lease can have {WAITING_MAX} jobs waiting, of {WAITING_MAX_BYTES} bytes together: wait for one to end"
+    )]
     TooManyWaiting,
-    #[error("a lease can have {JOBS_MAX} jobs")]
+    #[error("a lease can have {JOBS_MAX} jobs, with {ARGUMENTS_MAX_BYTES} bytes of arguments together")]
     TooMany,
     #[error(transparent)]
     Table(#[from] TableError),
@@ -130,8 +139,8 @@ impl Jobs {
         let partition = self.partition;
         self.table
             .run(move |connection| {
-                let query = "SELECT * FROM jobs WHERE partition = ? AND id = ?";
-                Ok(connection.query_row(query, keys(partition, id), read).optional()?)
+                let query = format!("SELECT {COLUMNS} FROM jobs WHERE partition = ? AND id = ?");
+                Ok(connection.query_row(&query, keys(partition, id), read).optional()?)
             })
             .await
     }
@@ -141,8 +150,8 @@ impl Jobs {
         let partition = self.partition;
         self.table
             .run(move |connection| {
-                let mut query =
-                    connection.prepare("SELECT * FROM jobs WHERE partition = ? ORDER BY number DESC")?;
+                let query = format!("SELECT {COLUMNS} FROM jobs WHERE partition = ? ORDER BY number DESC");
+                let mut query = connection.prepare(&query)?;
                 let jobs = query.query_map([partition.to_string()], read)?.collect::<Result<_, _>>()?;
                 Ok(jobs)
             })
@@ -160,6 +169,17 @@ impl Jobs {
                         SELECT 1 FROM jobs WHERE partition = ?1 AND state IN ('sent', 'running'))";
                 connection.execute(query, [&partition])?;
                 in_flight(connection, &partition)
+            })
+            .await
+    }
+
+    /// What the guest is to be told of a job; none: it has ended.
+    pub async fn spec(&self, id: JobId) -> Result<Option<JobSpec>, TableError> {
+        let partition = self.partition;
+        self.table
+            .run(move |connection| {
+                let query = "SELECT spec FROM jobs WHERE partition = ? AND id = ? AND state <> 'ended'";
+                Ok(connection.query_row(query, keys(partition, id), decoded).optional()?)
             })
             .await
     }
@@ -183,7 +203,7 @@ impl Jobs {
             .run(move |connection| {
                 let (stdout, stderr) = ending.dropped;
                 connection.execute(
-                    "UPDATE jobs SET state = 'ended', end = ?, ended_at = ?, stdout_dropped = ?, stderr_dropped = ?
+                    "UPDATE jobs SET state = 'ended', spec = x'', end = ?, ended_at = ?, stdout_dropped = ?, stderr_dropped = ?
                      WHERE partition = ? AND id = ? AND state <> 'ended'",
                     params![
                         json(&ending.end)?,
@@ -208,7 +228,7 @@ impl Jobs {
             .run(move |connection| {
                 let transaction = connection.transaction()?;
                 transaction.execute(
-                    "UPDATE jobs SET state = 'ended', end = ?, ended_at = ?
+                    "UPDATE jobs SET state = 'ended', spec = x'', end = ?, ended_at = ?
                      WHERE partition = ? AND id = ? AND state = 'queued'",
                     params![
                         json(&JobEnd::Cancelled)?,
@@ -234,7 +254,7 @@ impl Jobs {
         self.table
             .run(move |connection| {
                 connection.execute(
-                    "UPDATE jobs SET state = 'ended', end = ?, ended_at = ? WHERE partition = ? AND state <> 'ended'",
+                    "UPDATE jobs SET state = 'ended', spec = x'', end = ?, ended_at = ? WHERE partition = ? AND state <> 'ended'",
                     params![json(&end)?, now.to_string(), partition],
                 )?;
                 Ok(())
@@ -282,7 +302,7 @@ impl Jobs {
             stdout_bytes: held(Stream::Stdout),
             stderr_bytes: held(Stream::Stderr),
             image: job.image,
-            argv: job.spec.argv,
+            argv: job.argv,
             state: match job.stage {
                 Stage::Queued | Stage::Sent => JobState::Queued,
                 Stage::Running => JobState::Running,
@@ -301,8 +321,8 @@ fn keys(partition: PartitionId, id: JobId) -> [String; 2] {
 }
 
 fn in_flight(connection: &Connection, partition: &str) -> Result<Option<Job>, TableError> {
-    let query = "SELECT * FROM jobs WHERE partition = ? AND state IN ('sent', 'running')";
-    Ok(connection.query_row(query, [partition], read).optional()?)
+    let query = format!("SELECT {COLUMNS} FROM jobs WHERE partition = ? AND state IN ('sent', 'running')");
+    Ok(connection.query_row(&query, [partition], read).optional()?)
 }
 
 fn earlier(
@@ -330,19 +350,19 @@ fn insert(
         Some(Earlier::Other) => return Ok(Err(SubmitError::KeyReused)),
         Some(Earlier::None) | None => {}
     }
-    let count = "SELECT count(*), count(*) FILTER (WHERE state <> 'ended') FROM jobs WHERE partition = ?";
-    let (all, waiting): (u64, u64) = transaction.query_row(count, [partition.to_string()], |row| {
-        Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
-    })?;
-    if all >= JOBS_MAX {
+    let spec = JobSpec { id: sublet_guest_protocol::JobId(id.0.into_bytes()), ..job.spec.clone() };
+    let (argv, spec) = (json(&spec.argv)?, encoded(&spec)?);
+    let load = Load::of(transaction, partition)?;
+    if load.jobs >= JOBS_MAX || load.arguments_bytes + argv.len() as u64 > ARGUMENTS_MAX_BYTES {
         return Ok(Err(SubmitError::TooMany));
     }
-    if waiting >= WAITING_MAX {
+    if load.waiting >= WAITING_MAX || load.waiting_bytes + spec.len() as u64 > WAITING_MAX_BYTES {
         return Ok(Err(SubmitError::TooManyWaiting));
     }
     transaction.execute(
-        "INSERT INTO jobs (id, partition, lease, request_key, request_digest, image, spec, state, submitted_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
+        "INSERT INTO jobs
+            (id, partition, lease, request_key, request_digest, image, argv, spec, state, submitted_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
         params![
             id.to_string(),
             partition.to_string(),
@@ -350,11 +370,36 @@ fn insert(
             job.mark.as_ref().map(|mark| &mark.key),
             job.mark.as_ref().map(|mark| mark.digest),
             job.image,
-            encoded(&JobSpec { id: sublet_guest_protocol::JobId(id.0.into_bytes()), ..job.spec.clone() })?,
+            argv,
+            spec,
             now.to_string()
         ],
     )?;
     Ok(Ok(id))
+}
+
+/// What the jobs of a lease take up.
+struct Load {
+    jobs: u64,
+    waiting: u64,
+    arguments_bytes: u64,
+    waiting_bytes: u64,
+}
+
+impl Load {
+    fn of(transaction: &Transaction<'_>, partition: PartitionId) -> rusqlite::Result<Self> {
+        let query = "SELECT count(*) AS jobs, count(*) FILTER (WHERE state <> 'ended') AS waiting,
+                coalesce(sum(length(argv)), 0) AS arguments_bytes, coalesce(sum(length(spec)), 0) AS waiting_bytes
+            FROM jobs WHERE partition = ?";
+        transaction.query_row(query, [partition.to_string()], |row| {
+            Ok(Self {
+                jobs: unsigned(row, "jobs")?,
+                waiting: unsigned(row, "waiting")?,
+                arguments_bytes: unsigned(row, "arguments_bytes")?,
+                waiting_bytes: unsigned(row, "waiting_bytes")?,
+            })
+        })
+    }
 }
 
 /// As one frame of the guest's protocol, which bounds it.
@@ -381,7 +426,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
         id: id(row)?,
         lease: lease.parse().map_err(|error| unreadable("lease", error))?,
         image: row.get("image")?,
-        spec: decoded(row)?,
+        argv: read_json(row, "argv")?,
         stage: match row.get::<_, String>("state")?.as_str() {
             "queued" => Stage::Queued,
             "sent" => Stage::Sent,

@@ -138,8 +138,9 @@ impl Relay {
     async fn give_work(&mut self) -> Result<(), RelayError> {
         let Some(job) = self.jobs.next().await? else { return Ok(()) };
         if self.current_id() != Some(wire_id(job.id)) {
+            let Some(spec) = self.jobs.spec(job.id).await? else { return Ok(()) };
             self.current = Some(self.open(job.id).await?);
-            self.frames.send(&FromHost::Start(job.spec)).await?;
+            self.frames.send(&FromHost::Start(spec)).await?;
         }
         if let Some(current) =
             self.current.as_mut().filter(|current| job.cancel_requested && !current.cancel_sent)

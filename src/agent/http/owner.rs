@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Agent,
     auth::{Owned, Owner, Seen, Visitor},
-    view::partition_view,
+    view::{is_seen, partition_view},
 };
 use crate::{
     agent::partition::{driver::Command, table::RequestMark},
@@ -41,7 +41,7 @@ pub(super) fn mark(headers: &HeaderMap, body: &impl Serialize) -> Result<Option<
     Ok(Some(RequestMark { key: key.to_owned(), digest: Sha256::digest(body).into() }))
 }
 
-/// All partitions.
+/// The partitions: all of them for the owner; for a borrower those on offer, and its own.
 #[utoipa::path(
     get, path = "/v1/partitions", tag = "partitions", security(("owner_token" = []), ("lending_key" = [])),
     responses(
@@ -51,7 +51,8 @@ pub(super) fn mark(headers: &HeaderMap, body: &impl Serialize) -> Result<Option<
 )]
 pub(super) async fn partitions(State(agent): State<Arc<Agent>>, by: Visitor) -> Json<Partitions> {
     let rows = agent.partitions.all().into_iter().map(|handle| handle.row());
-    Json(Partitions { partitions: rows.map(|row| partition_view(row, &by)).collect() })
+    let seen = rows.filter(|row| is_seen(row, &by));
+    Json(Partitions { partitions: seen.map(|row| partition_view(row, &by)).collect() })
 }
 
 /// Sets resources aside for a new partition.

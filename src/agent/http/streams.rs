@@ -21,7 +21,10 @@ use tokio::sync::watch;
 use super::{Agent, auth::Borrowed, jobs::find};
 use crate::{
     agent::{
-        guest::{jobs::Stage, output},
+        guest::{
+            jobs::{Job, Stage},
+            output,
+        },
         partition::{admission, error::PartitionError},
         services::Services,
     },
@@ -124,22 +127,28 @@ impl JobFollower {
     async fn next(mut self) -> Next<Self> {
         loop {
             self.changes.mark_unchanged();
-            // Looked at before the output: what has ended has all of its output stored.
-            let job = find(&self.borrowed, self.id).await.ok()?;
             if let Some(event) = self.output().await {
                 return Some((Ok(event), Some(self)));
             }
+            let job = find(&self.borrowed, self.id).await.ok()?;
             if matches!(job.stage, Stage::Ended(_)) {
-                let view = self.borrowed.handle.jobs.view(job);
-                let data = serde_json::to_string(&view).unwrap_or_default();
-                let id = format!("{}:{}", self.at.0, self.at.1);
-                return Some((Ok(Event::default().event("end").id(id).data(data)), None));
+                // What has ended has all of its output stored, some of it perhaps since it was looked at.
+                return match self.output().await {
+                    Some(event) => Some((Ok(event), Some(self))),
+                    None => Some((Ok(self.end(job)), None)),
+                };
             }
             tokio::select! {
                 changed = self.changes.changed() => changed.ok()?,
                 () = self.shutdown.clone().wait() => return None,
             }
         }
+    }
+
+    fn end(&self, job: Job) -> Event {
+        let view = self.borrowed.handle.jobs.view(job);
+        let data = serde_json::to_string(&view).unwrap_or_default();
+        Event::default().event("end").id(format!("{}:{}", self.at.0, self.at.1)).data(data)
     }
 
     async fn output(&mut self) -> Option<Event> {

@@ -34,6 +34,17 @@ pub(super) fn partition_view(row: PartitionRow, by: &Visitor) -> PartitionView {
     }
 }
 
+/// Whether a visitor is shown the partition among the others: a borrower sees what is on offer, and its own.
+pub(super) fn is_seen(row: &PartitionRow, by: &Visitor) -> bool {
+    match by {
+        Visitor::Owner => true,
+        Visitor::Borrower(claims) => match row.partition.lease() {
+            Some(lease) => lease.lease == claims.lease,
+            None => matches!(row.partition.state, State::Offered { .. }),
+        },
+    }
+}
+
 /// What the borrower of these claims sees.
 pub(super) fn own_view(row: PartitionRow, claims: KeyClaims) -> PartitionView {
     partition_view(row, &Visitor::Borrower(claims))

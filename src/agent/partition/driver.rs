@@ -197,6 +197,10 @@ impl Driver {
     ) -> Result<PartitionRow, PartitionError> {
         admission::compare_stated(claims, stated)?;
         admission::compare(claims, &self.row.partition)?;
+        // What stands in the way of the partition's being ready is its host's business.
+        if self.perform().await.is_err() || !self.row.effects.is_empty() {
+            return Err(NotAllowed::NotReady.into());
+        }
         self.apply_for(Event::Open(admission::lease_of(claims))).await
     }
 
@@ -211,6 +215,9 @@ impl Driver {
     }
 
     async fn compare_with(&mut self, view: Option<&RegisteredPartition>) {
+        if let Err(error) = self.follow_clock().await {
+            self.complain("the lease's end could not be put right", &error);
+        }
         for step in reconcile(&self.row.partition, view) {
             let taken = match step {
                 Step::Event(event) => self.apply(event).await,
@@ -238,7 +245,7 @@ impl Driver {
     pub(super) async fn commit(&mut self, event: Event) -> Result<(), PartitionError> {
         let Transition { partition, effects } = self.row.partition.clone().apply(event)?;
         let mut row = PartitionRow { partition, ..self.row.clone() };
-        row.effects.extend(effects);
+        add(&mut row.effects, effects);
         self.store(row).await
     }
 
@@ -263,38 +270,52 @@ impl Driver {
         Ok(())
     }
 
-    /// Does what is to be done; what fails is undone, or stays to be done later.
+    /// Does what is to be done. What fails is undone, or stays to be done later; a machine that cannot be prepared does
+    /// not hold up the rest.
     pub(super) async fn perform(&mut self) -> Result<(), PartitionError> {
-        let mut undone = None;
-        while let Some(effect) = self.row.effects.first().cloned() {
-            match self.act(&effect).await {
+        let (mut at, mut undone) = (0, None);
+        while let Some(effect) = self.row.effects.get(at).cloned() {
+            let failure = match self.act(&effect).await {
                 // The row is gone with everything else.
                 Ok(_) if effect == Effect::Remove => {
                     self.removed = true;
                     return Ok(());
                 }
-                Ok(event) => self.done(event).await?,
-                Err(failure) => match self.undo(&effect, &failure) {
-                    Some(event) => {
-                        self.replace(event).await?;
-                        undone = Some(failure.error);
-                    }
-                    None => return Err(self.later(failure.error)),
-                },
+                Ok(event) => {
+                    self.done(at, event).await?;
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            if let Some(event) = self.undo(&effect, &failure) {
+                self.replace(event).await?;
+                (at, undone) = (0, Some(failure.error));
+            } else if effect == Effect::PrepareMachine {
+                self.complain("the partition's machine could not be prepared yet", &failure.error);
+                at += 1;
+            } else {
+                self.later();
+                return Err(failure.error);
             }
         }
-        self.retry = None;
+        if at > 0 {
+            self.later()
+        } else {
+            self.retry = None
+        }
         undone.map_or(Ok(()), Err)
     }
 
-    /// The first effect is done, and this has happened by it.
-    async fn done(&mut self, event: Option<Event>) -> Result<(), PartitionError> {
+    /// The effect is done, and this has happened by it.
+    async fn done(&mut self, at: usize, event: Option<Event>) -> Result<(), PartitionError> {
         let mut row = self.row.clone();
-        row.effects.remove(0);
-        if let Some(event) = event {
-            let Transition { partition, effects } = row.partition.apply(event)?;
+        row.effects.remove(at);
+        // What has happened to a partition that is further along is of no account.
+        if let Some(Ok(Transition { partition, effects })) =
+            event.map(|event| row.partition.clone().apply(event))
+        {
             row.partition = partition;
-            row.effects.extend(effects);
+            add(&mut row.effects, effects);
         }
         self.store(row).await
     }
@@ -305,10 +326,9 @@ impl Driver {
         self.store(PartitionRow { partition, effects, ..self.row.clone() }).await
     }
 
-    fn later(&mut self, error: PartitionError) -> PartitionError {
+    fn later(&mut self) {
         let wait = self.retry.map_or(RETRY.0, |(_, wait)| (wait * 2).min(RETRY.1));
         self.retry = Some((Instant::now() + wait, wait));
-        error
     }
 
     /// Does what is to be done, where nobody waits for the outcome.
@@ -326,21 +346,16 @@ impl Driver {
     /// When something is to be done without being told.
     fn due(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
-        let expiry = self.row.partition.lease().map(|lease| self.services.clock.until(lease.expires_at));
-        let expiry = expiry.map(|left| Instant::now() + left.min(Duration::from_secs(3600)));
+        let expiry = self.lease_left().map(|left| Instant::now() + left.min(Duration::from_secs(3600)));
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline);
         [expiry, stop, self.retry.map(|(at, _)| at)].into_iter().flatten().min().unwrap_or(far)
     }
 
     async fn on_time(&mut self) {
-        let expired = self
-            .row
-            .partition
-            .lease()
-            .is_some_and(|lease| self.services.clock.until(lease.expires_at).is_zero());
+        let expired = self.lease_left().is_some_and(|left| left.is_zero());
         if expired && let Err(error) = self.commit(Event::End(HostEnd::Expired)).await {
             self.complain("the lease is over and could not be ended yet", &error);
-            self.later(error);
+            self.later();
             return;
         }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.deadline <= Instant::now()) {
@@ -363,6 +378,14 @@ impl Driver {
             State::Scrubbing { clean: false, .. } => Err(NotAllowed::NotReady),
             _ => Ok(()),
         }
+    }
+}
+
+/// Adds what there is to do, and drops what need not be done any more.
+fn add(pending: &mut Vec<Effect>, effects: Vec<Effect>) {
+    for effect in effects {
+        pending.retain(|before| !effect.retires(before));
+        pending.push(effect);
     }
 }
 

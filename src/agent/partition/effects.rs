@@ -152,6 +152,7 @@ impl Driver {
         .await??;
         let mut row = self.row.clone();
         row.machine.last = None;
+        row.machine.deadline = None;
         self.store(row).await?;
         Ok(Some(Event::Wiped))
     }

@@ -1,11 +1,10 @@
-//! The machine of a partition and the guest in it, as their driver handles them.
+//! The guest in a partition, as the partition's driver handles it: booted, given jobs, stopped, over.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sublet_guest_protocol::{FromHost, JobProgress, NONCE_PARAMETER, PORT_PARAMETER};
 use sublet_vmm_protocol::{
-    BootSource, ConsoleConfig, ControlError, DiskConfig, Ended, MachineConfig, MachineState,
-    PROTOCOL_VERSION, Request, Status, Stopped, VsockConfig,
+    BootSource, ControlError, Ended, MachineState, PROTOCOL_VERSION, Request, Status, Stopped,
 };
 use tokio::{
     sync::watch,
@@ -14,10 +13,10 @@ use tokio::{
 };
 
 use super::{
-    driver::{Command, Driver, Reply, SubmitJob, answer},
+    driver::{Driver, Reply, SubmitJob, answer},
     effects::remove_consoles,
     error::PartitionError,
-    machine::{Boot, Built, LastGuest},
+    machine::{Boot, Built},
     table::{Earlier, PartitionRow},
 };
 use crate::{
@@ -25,7 +24,6 @@ use crate::{
         guest::{
             frames::Frames,
             jobs::{NewJob, SubmitError},
-            process::ProcessId,
             relay::{Relay, RelayError},
         },
         identity::random,
@@ -38,13 +36,11 @@ use crate::{
     domain::{
         id::JobId,
         lending_key::KeyClaims,
-        partition::{Effect, Event, HostEnd, State},
+        partition::{Event, HostEnd},
         secret::Secret,
     },
 };
 
-/// What is kept of a guest's console, in bytes.
-const CONSOLE_BYTES: u64 = 1 << 20;
 /// How long a guest may take to power itself off before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what a guest had sent may take to be stored once it is off.
@@ -63,157 +59,6 @@ pub(super) struct Stopping {
 }
 
 impl Driver {
-    /// After the agent was started: the VMM of the agent before is found again, or what became of it is told.
-    pub(super) async fn recover(&mut self) -> Result<(), PartitionError> {
-        self.shape().await?;
-        let Some(built) = self.row.machine.built.clone() else { return self.want_machine().await };
-        if built.host_boot != self.services.inventory.boot_id {
-            return self.host_lost(built).await;
-        }
-        match self.services.vmms.status(self.row.id).await {
-            Ok(status) => self.found(built, status).await,
-            // It was never seen prepared: the effect that was to start it is still to be done.
-            Err(_) if built.process.is_none() => self.want_machine().await,
-            Err(error) => self.lost(&error).await,
-        }
-    }
-
-    /// What an interrupted change left of the disk is put right.
-    async fn shape(&self) -> Result<(), PartitionError> {
-        let wiping = matches!(self.row.partition.state, State::Scrubbing { clean: false, .. });
-        if wiping || self.row.partition.state == State::Released { Ok(()) } else { self.shape_disk().await }
-    }
-
-    async fn found(&mut self, built: Built, status: Status) -> Result<(), PartitionError> {
-        let mut row = self.row.clone();
-        row.machine.built = Some(Built {
-            process: ProcessId::of(status.process),
-            // The agent before died between writing down the boot and asking for it.
-            boot: built.boot.clone().filter(|_| status.state != MachineState::Prepared),
-            ..built.clone()
-        });
-        self.store(row).await?;
-        tracing::info!(partition = %self.row.id, state = ?status.state, "found the partition's VMM again");
-        // A change of state that was missed is told at once.
-        self.watch_machine(built.cid, 0);
-        self.guard_end().await
-    }
-
-    async fn host_lost(&mut self, built: Built) -> Result<(), PartitionError> {
-        self.jobs.end_all(JobEnd::HostLost, self.services.clock.now()).await?;
-        let end = GuestEnd::Failed { reason: "the host went down".to_owned() };
-        self.forget_machine(built, end).await
-    }
-
-    /// The VMM is gone, and the guest with it.
-    async fn lost(&mut self, error: &(dyn Error + Send + Sync)) -> Result<(), PartitionError> {
-        let Some(built) = self.row.machine.built.clone() else { return Ok(()) };
-        tracing::error!(partition = %self.row.id, error = chain(error), "the partition's VMM is lost");
-        self.drain_relay().await;
-        let reason = "its VMM ended".to_owned();
-        let end = JobEnd::GuestFailed { reason: reason.clone() };
-        self.jobs.end_all(end, self.services.clock.now()).await?;
-        self.forget_machine(built, GuestEnd::Failed { reason }).await
-    }
-
-    /// A guest has ended in this way; whatever is left of its VMM is ended, and the next machine prepared.
-    async fn forget_machine(&mut self, built: Built, end: GuestEnd) -> Result<(), PartitionError> {
-        let mut row = self.row.clone();
-        if built.boot.is_some() {
-            row.machine.last = Some(LastGuest { end, cid: built.cid });
-        }
-        row.machine.built = Some(Built { boot: None, ..built });
-        if self.needs_machine().is_ok() && !row.effects.contains(&Effect::DiscardMachine) {
-            row.effects.splice(0..0, [Effect::DiscardMachine, Effect::PrepareMachine]);
-        }
-        self.store(row).await
-    }
-
-    /// The machine is to be there; it will be prepared with what else is to be done.
-    async fn want_machine(&mut self) -> Result<(), PartitionError> {
-        let mut row = self.row.clone();
-        if self.needs_machine().is_ok() && !row.effects.contains(&Effect::PrepareMachine) {
-            row.effects.insert(0, Effect::PrepareMachine);
-            self.store(row).await?;
-        }
-        Ok(())
-    }
-
-    /// Has a VMM stand for the partition, its memory built and locked.
-    pub(super) async fn prepare_machine(&mut self) -> Result<(), PartitionError> {
-        let running = self.row.machine.built.as_ref().is_some_and(|built| built.process.is_some());
-        if running && self.services.vmms.status(self.row.id).await.is_ok() {
-            return Ok(());
-        }
-        self.discard_machine().await?;
-        let cid = self.services.table.next_cid().await?;
-        let host_boot = self.services.inventory.boot_id.clone();
-        self.build(Some(Built { cid, host_boot, process: None, boot: None })).await?;
-        let status = self.services.vmms.start(self.row.id, &self.machine_config(cid)).await?;
-        let built = self.row.machine.built.clone();
-        let process = ProcessId::of(status.process);
-        self.build(built.map(|built| Built { process, ..built })).await?;
-        self.watch_machine(cid, status.generation);
-        self.guard_end().await
-    }
-
-    fn machine_config(&self, cid: u32) -> MachineConfig {
-        let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
-        let disk = DiskConfig { path: self.services.disk(id), read_only: false };
-        MachineConfig {
-            version: PROTOCOL_VERSION,
-            name: id.to_string(),
-            vcpu_host_cpus: self.row.partition.host_cpus.clone(),
-            service_host_cpus: Vec::new(),
-            memory_mib: allocation.memory_mib,
-            disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
-            vsock: Some(VsockConfig { guest_cid: cid }),
-            console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
-            control_socket: self.services.vmms.socket(id),
-        }
-    }
-
-    async fn build(&mut self, built: Option<Built>) -> Result<(), PartitionError> {
-        let mut row = self.row.clone();
-        row.machine.built = built;
-        self.store(row).await
-    }
-
-    fn watch_machine(&self, cid: u32, generation: u64) {
-        let Some(commands) = self.to_self.upgrade() else { return };
-        let commands = commands.downgrade();
-        self.services.vmms.watch(self.row.id, generation, move |status| {
-            let goes_on = matches!(&status, Ok(status) if !matches!(status.state, MachineState::Off { .. }));
-            let told = commands
-                .upgrade()
-                .is_some_and(|commands| commands.blocking_send(Command::Machine(cid, status)).is_ok());
-            goes_on && told
-        });
-    }
-
-    /// Ends the guest and its VMM; when this returns their memory is free.
-    pub(super) async fn discard_machine(&mut self) -> Result<(), PartitionError> {
-        self.hang_up();
-        let process = self.row.machine.built.as_ref().and_then(|built| built.process);
-        self.services.vmms.end(self.row.id, process).await?;
-        if self.row.machine.built.is_some() {
-            self.build(None).await?;
-        }
-        self.stopped();
-        Ok(())
-    }
-
-    /// Law 5: the VMM itself ends the guest at the end of the lease.
-    pub(super) async fn guard_end(&mut self) -> Result<(), PartitionError> {
-        let Some(lease) = self.row.partition.lease().filter(|_| self.row.machine.built.is_some()) else {
-            return Ok(());
-        };
-        let boottime_ns = Some(self.services.clock.boottime_ns_at(lease.expires_at));
-        let stop_at = Request::StopAt { version: PROTOCOL_VERSION, boottime_ns };
-        self.services.vmms.ask(self.row.id, stop_at).await?;
-        Ok(())
-    }
-
     /// F9, S51–S54: the key once more, then the OS, then the job.
     pub(super) async fn submit(
         &mut self,
@@ -309,14 +154,14 @@ impl Driver {
     }
 
     /// Nothing more comes from the guest.
-    fn hang_up(&mut self) {
+    pub(super) fn hang_up(&mut self) {
         if let Some(relay) = self.relay.take() {
             relay.task.abort();
         }
     }
 
     /// The guest is off: what it had sent is taken.
-    async fn drain_relay(&mut self) {
+    pub(super) async fn drain_relay(&mut self) {
         let Some(mut relay) = self.relay.take() else { return };
         relay.off.send_replace(true);
         if timeout(DRAIN_PATIENCE, &mut relay.task).await.is_err() {
@@ -335,14 +180,6 @@ impl Driver {
             self.complain("the end of a guest could not be dealt with", &error);
         }
         self.settle().await;
-    }
-
-    async fn unreachable(&mut self, built: Built, error: &ControlError) -> Result<(), PartitionError> {
-        if self.services.vmms.status(self.row.id).await.is_ok() {
-            self.watch_machine(built.cid, 0);
-            return Ok(());
-        }
-        self.lost(error).await
     }
 
     async fn guest_off(&mut self, built: Built, how: Ended) -> Result<(), PartitionError> {
@@ -380,12 +217,16 @@ impl Driver {
         }
         let kill = Request::Kill { version: PROTOCOL_VERSION };
         if let Err(error) = self.services.vmms.ask(self.row.id, kill).await {
-            self.complain("the guest could not be stopped yet", &error.into());
+            // A VMM that does not answer is ended with its guest.
+            if let Err(error) = self.lost(&error).await {
+                self.complain("the guest could not be stopped yet", &error);
+            }
+            self.settle().await;
         }
     }
 
     /// Whoever waited for the guest to be stopped is told.
-    fn stopped(&mut self) {
+    pub(super) fn stopped(&mut self) {
         for reply in self.stopping.take().into_iter().flat_map(|stopping| stopping.replies) {
             answer(reply, Ok(self.row.clone()));
         }

@@ -12,6 +12,16 @@ pub struct MachineRecord {
     pub built: Option<Built>,
     /// How this lease's last guest ended; none while one runs.
     pub last: Option<LastGuest>,
+    /// When the open lease ends.
+    #[serde(default)]
+    pub deadline: Option<Deadline>,
+}
+
+/// A moment on CLOCK_BOOTTIME, which counts anew at each start of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    pub host_boot: String,
+    pub boottime_ns: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

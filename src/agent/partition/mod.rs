@@ -8,3 +8,4 @@ mod guest;
 pub mod machine;
 pub mod partitions;
 pub mod table;
+mod vmm;

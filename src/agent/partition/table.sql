@@ -31,6 +31,8 @@ CREATE TABLE jobs (
     request_key TEXT,
     request_digest BLOB,
     image TEXT NOT NULL,
+    argv TEXT NOT NULL,
+    -- A frame of the guest's protocol; empty once the job has ended.
     spec BLOB NOT NULL,
     -- queued, sent (the guest may know of it), running (the guest said so), ended
     state TEXT NOT NULL CHECK (state IN ('queued', 'sent', 'running', 'ended')),

@@ -147,6 +147,14 @@ fn a_withdrawal_the_registry_refuses_leaves_the_offer_standing() {
     assert_eq!(withdrawing.apply(Event::StillRegistered).unwrap().partition, offered());
 }
 
+#[test]
+fn what_is_undone_again_need_not_be_done() {
+    assert!(Effect::Unregister.retires(&Effect::Register));
+    assert!(Effect::DiscardMachine.retires(&Effect::PrepareMachine));
+    assert!(!Effect::DiscardMachine.retires(&Effect::Wipe));
+    assert!(!Effect::PrepareMachine.retires(&Effect::DiscardMachine));
+}
+
 fn an_event() -> impl Strategy<Value = Event> {
     let epoch = || (0..6u64).prop_map(Epoch);
     prop_oneof![

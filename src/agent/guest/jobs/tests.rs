@@ -46,8 +46,10 @@ async fn jobs_are_sent_one_after_another_in_the_order_they_came() {
     assert_eq!((stage(&jobs, a).await, stage(&jobs, b).await), (Stage::Running, Stage::Queued));
     jobs.end(a, exited(0), NOW).await.unwrap();
     let next = jobs.next().await.unwrap().unwrap();
-    assert_eq!((next.id, next.spec.argv, next.spec.stdin), (b, vec!["b".to_owned()], vec![0, 255]));
-    assert_eq!(next.spec.id.0, b.0.into_bytes());
+    assert_eq!((next.id, next.argv), (b, vec!["b".to_owned()]));
+    let spec = jobs.spec(b).await.unwrap().unwrap();
+    assert_eq!((spec.id.0, spec.stdin), (b.0.into_bytes(), vec![0, 255]));
+    assert_eq!(jobs.spec(a).await.unwrap(), None, "what a job was given is not kept longer than the job");
 }
 
 #[tokio::test]
@@ -93,6 +95,20 @@ async fn a_lease_has_only_so_many_jobs_waiting() {
         jobs.submit(job("a"), NOW).await.unwrap();
     }
     assert!(matches!(jobs.submit(job("a"), NOW).await, Err(SubmitError::TooManyWaiting)));
+}
+
+#[tokio::test]
+async fn jobs_that_wait_take_up_only_so_much() {
+    let (_directory, jobs) = jobs().await;
+    let mut large = job("a");
+    large.spec.stdin = vec![7; 1 << 20];
+    let mut taken = 0;
+    while jobs.submit(large.clone(), NOW).await.is_ok() {
+        taken += 1;
+    }
+    assert_eq!(taken, (WAITING_MAX_BYTES >> 20) - 1, "each is a little more than its standard input");
+    jobs.end_all(JobEnd::GuestStopped, NOW).await.unwrap();
+    assert!(jobs.submit(large, NOW).await.is_ok());
 }
 
 #[tokio::test]

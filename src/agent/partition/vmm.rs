@@ -1,0 +1,230 @@
+//! The VMM that stands for a partition, as the partition's driver handles it: prepared, found again, guarded, lost,
+//! discarded.
+
+use std::{error::Error, time::Duration};
+
+use sublet_vmm_protocol::{
+    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, Request, Status,
+    VsockConfig,
+};
+
+use super::{
+    driver::{Command, Driver},
+    error::PartitionError,
+    machine::{Built, Deadline, LastGuest},
+};
+use crate::{
+    agent::guest::process::ProcessId,
+    agent::host::clock::boottime,
+    api::{
+        agent::{GuestEnd, JobEnd},
+        http::chain,
+    },
+    domain::partition::{Effect, State},
+};
+
+/// What is kept of a guest's console, in bytes.
+const CONSOLE_BYTES: u64 = 1 << 20;
+/// Clocks that differ by less are the same, in nanoseconds.
+const CLOCK_TOLERANCE_NS: u64 = 2_000_000_000;
+
+impl Driver {
+    /// After the agent was started: the VMM of the agent before is found again, or what became of it is told.
+    pub(super) async fn recover(&mut self) -> Result<(), PartitionError> {
+        if let Err(error) = self.shape().await {
+            self.complain("the disk could not be put right", &error);
+        }
+        let Some(built) = self.row.machine.built.clone() else { return self.want_machine().await };
+        if built.host_boot != self.services.inventory.boot_id {
+            return self.host_lost(built).await;
+        }
+        match self.services.vmms.status(self.row.id).await {
+            Ok(status) => self.found(built, status).await,
+            // It was never seen prepared: the effect that was to start it is still to be done.
+            Err(_) if built.process.is_none() => self.want_machine().await,
+            Err(error) => self.lost(&error).await,
+        }
+    }
+
+    /// What an interrupted change left of the disk is put right.
+    async fn shape(&self) -> Result<(), PartitionError> {
+        let wiping = matches!(self.row.partition.state, State::Scrubbing { clean: false, .. });
+        if wiping || self.row.partition.state == State::Released { Ok(()) } else { self.shape_disk().await }
+    }
+
+    async fn found(&mut self, built: Built, status: Status) -> Result<(), PartitionError> {
+        let mut row = self.row.clone();
+        row.machine.built = Some(Built {
+            process: ProcessId::of(status.process),
+            // The agent before died between writing down the boot and asking for it.
+            boot: built.boot.clone().filter(|_| status.state != MachineState::Prepared),
+            ..built.clone()
+        });
+        self.store(row).await?;
+        tracing::info!(partition = %self.row.id, state = ?status.state, "found the partition's VMM again");
+        // A change of state that was missed is told at once.
+        self.watch_machine(built.cid, 0);
+        self.guard_end().await
+    }
+
+    async fn host_lost(&mut self, built: Built) -> Result<(), PartitionError> {
+        self.jobs.end_all(JobEnd::HostLost, self.services.clock.now()).await?;
+        let end = GuestEnd::Failed { reason: "the host went down".to_owned() };
+        self.forget_machine(built, end).await
+    }
+
+    /// The VMM is gone, and the guest with it.
+    pub(super) async fn lost(&mut self, error: &(dyn Error + Send + Sync)) -> Result<(), PartitionError> {
+        let Some(built) = self.row.machine.built.clone() else { return Ok(()) };
+        tracing::error!(partition = %self.row.id, error = chain(error), "the partition's VMM is lost");
+        self.drain_relay().await;
+        let reason = "its VMM ended".to_owned();
+        let end = JobEnd::GuestFailed { reason: reason.clone() };
+        self.jobs.end_all(end, self.services.clock.now()).await?;
+        self.forget_machine(built, GuestEnd::Failed { reason }).await
+    }
+
+    /// A guest has ended in this way; whatever is left of its VMM is ended, and the next machine prepared.
+    pub(super) async fn forget_machine(&mut self, built: Built, end: GuestEnd) -> Result<(), PartitionError> {
+        let mut row = self.row.clone();
+        if built.boot.is_some() {
+            row.machine.last = Some(LastGuest { end, cid: built.cid });
+        }
+        row.machine.built = Some(Built { boot: None, ..built });
+        if self.needs_machine().is_ok() && !row.effects.contains(&Effect::DiscardMachine) {
+            row.effects.splice(0..0, [Effect::DiscardMachine, Effect::PrepareMachine]);
+        }
+        self.store(row).await
+    }
+
+    /// The machine is to be there; it will be prepared with what else is to be done.
+    async fn want_machine(&mut self) -> Result<(), PartitionError> {
+        let mut row = self.row.clone();
+        if self.needs_machine().is_ok() && !row.effects.contains(&Effect::PrepareMachine) {
+            row.effects.insert(0, Effect::PrepareMachine);
+            self.store(row).await?;
+        }
+        Ok(())
+    }
+
+    /// Has a VMM stand for the partition, its memory built and locked.
+    pub(super) async fn prepare_machine(&mut self) -> Result<(), PartitionError> {
+        let running = self.row.machine.built.as_ref().is_some_and(|built| built.process.is_some());
+        if running && self.services.vmms.status(self.row.id).await.is_ok() {
+            return Ok(());
+        }
+        self.discard_machine().await?;
+        let cid = self.services.table.next_cid().await?;
+        let host_boot = self.services.inventory.boot_id.clone();
+        self.build(Some(Built { cid, host_boot, process: None, boot: None })).await?;
+        let status = self.services.vmms.start(self.row.id, &self.machine_config(cid)).await?;
+        let built = self.row.machine.built.clone();
+        let process = ProcessId::of(status.process);
+        self.build(built.map(|built| Built { process, ..built })).await?;
+        self.watch_machine(cid, status.generation);
+        self.guard_end().await
+    }
+
+    fn machine_config(&self, cid: u32) -> MachineConfig {
+        let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
+        let disk = DiskConfig { path: self.services.disk(id), read_only: false };
+        MachineConfig {
+            version: PROTOCOL_VERSION,
+            name: id.to_string(),
+            vcpu_host_cpus: self.row.partition.host_cpus.clone(),
+            service_host_cpus: Vec::new(),
+            memory_mib: allocation.memory_mib,
+            disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
+            vsock: Some(VsockConfig { guest_cid: cid }),
+            console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
+            control_socket: self.services.vmms.socket(id),
+        }
+    }
+
+    pub(super) async fn build(&mut self, built: Option<Built>) -> Result<(), PartitionError> {
+        let mut row = self.row.clone();
+        row.machine.built = built;
+        self.store(row).await
+    }
+
+    fn watch_machine(&self, cid: u32, generation: u64) {
+        let Some(commands) = self.to_self.upgrade() else { return };
+        let commands = commands.downgrade();
+        self.services.vmms.watch(self.row.id, generation, move |status| {
+            let goes_on = matches!(&status, Ok(status) if !matches!(status.state, MachineState::Off { .. }));
+            let told = commands
+                .upgrade()
+                .is_some_and(|commands| commands.blocking_send(Command::Machine(cid, status)).is_ok());
+            goes_on && told
+        });
+    }
+
+    /// Ends the guest and its VMM; when this returns their memory is free.
+    pub(super) async fn discard_machine(&mut self) -> Result<(), PartitionError> {
+        self.hang_up();
+        let process = self.row.machine.built.as_ref().and_then(|built| built.process);
+        self.services.vmms.end(self.row.id, process).await?;
+        if self.row.machine.built.is_some() {
+            self.build(None).await?;
+        }
+        self.stopped();
+        Ok(())
+    }
+
+    /// Law 5: the VMM itself ends the guest at the end of the lease. The end is put on the host's boot time once, so
+    /// that no change of a wall clock moves it.
+    pub(super) async fn guard_end(&mut self) -> Result<(), PartitionError> {
+        let Some(lease) = self.row.partition.lease() else { return Ok(()) };
+        let host_boot = self.services.inventory.boot_id.clone();
+        let known = self.row.machine.deadline.clone().filter(|known| known.host_boot == host_boot);
+        let boottime_ns = self.services.clock.boottime_ns_at(lease.expires_at);
+        self.guard(known.unwrap_or(Deadline { host_boot, boottime_ns })).await
+    }
+
+    /// The registry's clock was heard: an end that was reckoned by another one is put right.
+    pub(super) async fn follow_clock(&mut self) -> Result<(), PartitionError> {
+        let (Some(lease), Some(known)) = (self.row.partition.lease(), &self.row.machine.deadline) else {
+            return Ok(());
+        };
+        let boottime_ns = self.services.clock.boottime_ns_at(lease.expires_at);
+        if boottime_ns.abs_diff(known.boottime_ns) < CLOCK_TOLERANCE_NS {
+            return Ok(());
+        }
+        self.guard(Deadline { boottime_ns, ..known.clone() }).await
+    }
+
+    async fn guard(&mut self, deadline: Deadline) -> Result<(), PartitionError> {
+        let boottime_ns = Some(deadline.boottime_ns);
+        if self.row.machine.deadline.as_ref() != Some(&deadline) {
+            let mut row = self.row.clone();
+            row.machine.deadline = Some(deadline);
+            self.store(row).await?;
+        }
+        if self.row.machine.built.is_some() {
+            let stop_at = Request::StopAt { version: PROTOCOL_VERSION, boottime_ns };
+            self.services.vmms.ask(self.row.id, stop_at).await?;
+        }
+        Ok(())
+    }
+
+    /// How long the lease that is open still goes.
+    pub(super) fn lease_left(&self) -> Option<Duration> {
+        let lease = self.row.partition.lease()?;
+        let deadline = self.row.machine.deadline.as_ref();
+        let left =
+            deadline.map(|deadline| Duration::from_nanos(deadline.boottime_ns).saturating_sub(boottime()));
+        Some(left.unwrap_or_else(|| self.services.clock.until(lease.expires_at)))
+    }
+
+    pub(super) async fn unreachable(
+        &mut self,
+        built: Built,
+        error: &ControlError,
+    ) -> Result<(), PartitionError> {
+        if self.services.vmms.status(self.row.id).await.is_ok() {
+            self.watch_machine(built.cid, 0);
+            return Ok(());
+        }
+        self.lost(error).await
+    }
+}
