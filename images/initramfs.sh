@@ -29,25 +29,35 @@ is_builtin() {
     sed 's|.*/||; s|\.ko$||; s|-|_|g' "$1"/lib/modules/*/modules.builtin | grep -qx "${2//-/_}"
 }
 
-# stage_modules KERNEL TREE MODULE...: the named modules, unpacked, in TREE/lib/modules, each after those it depends
-# on; TREE/etc/modules lists them in that order. What a kernel has built in needs no file.
+# stage_modules KERNEL TREE MODULE...: the named modules and what they depend on, unpacked, where modprobe finds them;
+# what a kernel has built in needs no file. Prints the names of those that have one, as one line.
 stage_modules() {
-    local kernel=$1 tree=$2 module file
+    local kernel=$1 tree=$2 directory module names=()
     shift 2
-    mkdir -p "$tree/lib/modules" "$tree/etc"
-    touch "$tree/etc/modules"
+    directory=$tree/lib/modules/$(cat "$kernel/release")
+    mkdir -p "$directory"
     for module in "$@"; do
-        module=${module//-/_}
-        if [ -e "$tree/lib/modules/$module.ko" ] || is_builtin "$kernel" "$module"; then continue; fi
-        file=$(module_file "$kernel" "$module")
-        if [ -z "$file" ]; then
-            echo "images/initramfs.sh: $kernel has no module $module" >&2
-            return 1
-        fi
-        module_plain "$file" >"$tree/lib/modules/$module.ko"
-        # shellcheck disable=SC2046 # one word a module is what is wanted
-        stage_modules "$kernel" "$tree" $(module_dependencies "$tree/lib/modules/$module.ko")
-        echo "$module" >>"$tree/etc/modules"
+        stage_module "$kernel" "$directory" "${module//-/_}"
+        if [ -e "$directory/${module//-/_}.ko" ]; then names+=("${module//-/_}"); fi
+    done
+    busybox depmod -b "$tree" "$(cat "$kernel/release")"
+    # In the order in which the directory happened to be read.
+    for module in "$directory"/modules.*; do LC_ALL=C sort -o "$module" "$module"; done
+    echo "${names[*]}"
+}
+
+# stage_module KERNEL DIRECTORY MODULE
+stage_module() {
+    local kernel=$1 directory=$2 module=$3 file dependency
+    if [ -e "$directory/$module.ko" ] || is_builtin "$kernel" "$module"; then return; fi
+    file=$(module_file "$kernel" "$module")
+    if [ -z "$file" ]; then
+        echo "images/initramfs.sh: $kernel has no module $module" >&2
+        return 1
+    fi
+    module_plain "$file" >"$directory/$module.ko"
+    for dependency in $(module_dependencies "$directory/$module.ko"); do
+        stage_module "$kernel" "$directory" "${dependency//-/_}"
     done
 }
 
@@ -56,12 +66,12 @@ module_dependencies() {
     grep -az '^depends=' "$1" | tr ',\0' '  ' | sed 's/^depends=//'
 }
 
-# strip_signatures TREE: takes the signatures off the modules in TREE/lib/modules, which saves the time to check
+# strip_signatures TREE: takes the signatures off the modules in TREE, which saves the time to check
 # them. The layout is that of `struct module_signature` (Linux, include/linux/module_signature.h): the signature's
 # length as four bytes, big-endian, then a magic text of 28 bytes.
 strip_signatures() {
     local module signature
-    for module in "$1"/lib/modules/*.ko; do
+    for module in "$1"/lib/modules/*/*.ko; do
         if [ "$(tail -c 28 "$module")" != '~Module signature appended~' ]; then continue; fi
         signature=$(tail -c 32 "$module" | head -c 4 | od -An -t x1 | tr -d ' ')
         truncate -s "-$((0x$signature + 12 + 28))" "$module"

@@ -29,12 +29,13 @@ if [ "$(cat "$output/.stamp" 2>/dev/null)" = "$stamp" ] && [ -e "$output/image.j
 tree=$(mktemp -d "$cache/tree.XXXXXX")
 trap 'rm -rf "$tree"' EXIT
 stage_busybox "$tree"
-stage_modules "$kernel" "$tree" "${modules[@]}"
 mkdir -p "$tree"/{dev,proc,sys,run,tmp,root,mnt,usr,etc/acpi/PWRF}
+stage_modules "$kernel" "$tree" "${modules[@]}" >"$tree/etc/modules"
 ln -s bin "$tree/sbin"
 ln -s ../bin "$tree/usr/bin"
 ln -s ../bin "$tree/usr/sbin"
 install -m 755 "$here/init" "$tree/init"
+install -m 644 "$here/fstab" "$tree/etc/fstab"
 install -m 755 "$here/power-button" "$tree/etc/acpi/PWRF/00000080"
 install -m 755 "$guest" "$tree/bin/sublet-guest"
 echo "$name" >"$tree/etc/hostname"

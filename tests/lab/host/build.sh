@@ -15,7 +15,6 @@ images=$here/../../../images
 
 modules=(
     virtio_pci virtio_blk virtio_net virtio_console qemu_fw_cfg
-    irqbypass kvm kvm-amd
     tun tap vhost vhost_net vhost_vsock
     loop dm-mod dm-flakey dm-log-writes
 )
@@ -30,9 +29,10 @@ if [ "$(cat "$output/stamp" 2>/dev/null)" = "$stamp" ]; then exit; fi
 tree=$(mktemp -d "$output/tree.XXXXXX")
 trap 'rm -rf "$tree"' EXIT
 stage_busybox "$tree"
-stage_modules "$kernel" "$tree" "${modules[@]}"
+mkdir -p "$tree"/{etc,proc,sys,dev}
+stage_modules "$kernel" "$tree" "${modules[@]}" >"$tree/etc/modules"
+stage_modules "$kernel" "$tree" kvm-amd >/dev/null
 strip_signatures "$tree"
-mkdir -p "$tree/proc" "$tree/sys" "$tree/dev"
 install -m 755 "$here/init" "$tree/init"
 install -m 755 "$here/agent" "$tree/bin/agent"
 install -m 755 "$here/rc" "$here/follow-agent-log" "$tree/etc/"
