@@ -22,8 +22,7 @@ fn a_lent_partition_is_neither_lent_again_nor_changed_nor_withdrawn() {
     let offer = world.offer(SMALL);
     let carol = std::fs::read_to_string(world.token("borrower", "carol")).unwrap();
     let carol = RegistryClient::new(&world.registry, Some(Secret::new(carol.trim()))).unwrap();
-    let shown = world.wait(carol.search(&Default::default())).unwrap().offers;
-    let shown = shown.into_iter().find(|shown| shown.partition == offer.id).unwrap();
+    let shown = world.wait(world.shown(&carol, offer.id));
     let loan = world.borrow(offer.id, AN_HOUR);
     let owner = world.owner();
     let before = world.wait(owner.partition(offer.id)).unwrap();

@@ -16,7 +16,7 @@ use sublet::{
         agent::{
             BorrowPartition, CarvePartition, JobEnd, JobState, JobView, PartitionState, PartitionView, RunJob,
         },
-        registry::{EndLease, Lease, LeaseGranted, MakeLease, Search},
+        registry::{EndLease, Lease, LeaseGranted, MakeLease, Offer, Search},
     },
     client::{AgentClient, ClientError, LeaseRequestId, LogEvent, RegistryClient},
     domain::{
@@ -160,9 +160,7 @@ impl World {
         partition: PartitionId,
         duration: Duration,
     ) -> Result<LeaseGranted, ClientError> {
-        let search = Search { conditions: Conditions::default(), limit: Some(1000), cursor: None };
-        let offers = borrower.search(&search).await?.offers;
-        let offer = offers.into_iter().find(|offer| offer.partition == partition).expect("it is on offer");
+        let offer = self.shown(borrower, partition).await;
         let wish = MakeLease {
             host: offer.host,
             partition,
@@ -170,6 +168,19 @@ impl World {
             duration_seconds: duration.as_secs(),
         };
         borrower.make_lease(LeaseRequestId(Uuid::now_v7()), &wish).await
+    }
+
+    /// The offer of a partition, as soon as search shows it: a moment after its host has said that it is clean.
+    pub(crate) async fn shown(&self, borrower: &RegistryClient, partition: PartitionId) -> Offer {
+        let search = Search { conditions: Conditions::default(), limit: Some(1000), cursor: None };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = borrower.search(&search).await.unwrap().offers;
+            match found.into_iter().find(|offer| offer.partition == partition) {
+                Some(offer) => return offer,
+                None => assert!(Instant::now() < deadline, "partition {partition} is not on offer"),
+            }
+        }
     }
 
     /// Waits until the host says that a partition is as wanted.
