@@ -64,7 +64,7 @@ impl Agent {
         metrics.partitions.reset();
         let (mut guests, mut undone) = (0, 0);
         for row in self.partitions.all().iter().map(|handle| handle.row()) {
-            let state = format!("{:?}", state_view(&row.partition.state)).to_lowercase();
+            let state = format!("{:?}", state_view(&row)).to_lowercase();
             metrics.partitions.with_label_values(&[state]).inc();
             guests += i64::from(row.machine.boot().is_some());
             undone += i64::from(!row.effects.is_empty());

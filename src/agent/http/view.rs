@@ -5,7 +5,7 @@ use crate::{
     api::agent::{GuestState, LeaseView, PartitionState, PartitionView},
     domain::{
         lending_key::KeyClaims,
-        partition::{OpenLease, State},
+        partition::{Effect, OpenLease, State},
     },
 };
 
@@ -24,7 +24,7 @@ pub(super) fn partition_view(row: PartitionRow, by: &Visitor) -> PartitionView {
     });
     PartitionView {
         id: row.id,
-        state: state_view(&row.partition.state),
+        state: state_view(&row),
         terms_version: row.partition.version,
         epoch: row.partition.epoch(),
         lease,
@@ -50,10 +50,13 @@ pub(super) fn own_view(row: PartitionRow, claims: KeyClaims) -> PartitionView {
     partition_view(row, &Visitor::Borrower(claims))
 }
 
-/// An offer counts once it is confirmed, and a withdrawal too.
-pub(super) fn state_view(state: &State) -> PartitionState {
-    match state {
+/// An offer counts once it is confirmed, a withdrawal too; after a lease it counts once the registry has heard that the
+/// partition is clean.
+pub(super) fn state_view(row: &PartitionRow) -> PartitionState {
+    let untold = row.effects.iter().any(|effect| matches!(effect, Effect::ReportCleaned { .. }));
+    match &row.partition.state {
         State::Carved | State::Offering { again: false } => PartitionState::Carved,
+        State::Offered { .. } if untold => PartitionState::Scrubbing,
         State::Offered { .. } | State::Withdrawing => PartitionState::Offered,
         State::Lent { .. } => PartitionState::Lent,
         State::Scrubbing { .. } => PartitionState::Scrubbing,

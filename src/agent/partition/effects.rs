@@ -65,7 +65,7 @@ impl Driver {
             }
             Effect::ReportCleaned { lease } => {
                 self.services.table.report_cleaned(*lease).await?;
-                self.tell_registry();
+                self.tell_registry_now().await;
             }
             Effect::Remove => self.remove().await?,
         }
@@ -125,6 +125,16 @@ impl Driver {
 
     fn tell_registry(&self) {
         if let Some(registry) = &self.services.registry {
+            registry.tell();
+        }
+    }
+
+    /// Waits until the registry has heard what there is to report. Where it cannot be reached, it hears it later.
+    async fn tell_registry_now(&self) {
+        if let Some(registry) = &self.services.registry
+            && let Err(error) = registry.beat(None, 0).await
+        {
+            tracing::warn!(error = crate::api::http::chain(&error), "the registry is told later");
             registry.tell();
         }
     }
