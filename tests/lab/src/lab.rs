@@ -208,6 +208,7 @@ impl Lab {
 
     /// Ends one host and forgets it with its disk.
     pub fn remove(&self, host: &Host) -> Result<(), LabError> {
+        let _lock = self.lock(&format!("{}.lock", host.name))?;
         host.kill().map_err(|error| LabError::Kill(host.name.clone(), error))?;
         fs::remove_dir_all(&host.directory).map_err(|error| LabError::File(host.directory.clone(), error))
     }

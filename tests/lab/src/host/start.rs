@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::Host;
+use super::{AgentAction, Host};
 use crate::agent_config::{AgentConfig, Registry, RegistryUrlError};
-use crate::exec::ExecError;
 use crate::exec::client::Connection;
 use crate::exec::handshake::SecretError;
+use crate::exec::{ExecError, Outcome};
 use crate::prepare::System;
 use crate::qemu::{Disk, KillError, Machine, StartError};
 use crate::{inside, ports, wait};
@@ -21,6 +21,10 @@ use crate::{inside, ports, wait};
 const UP_LIMIT: Duration = Duration::from_secs(180);
 /// Longest an agent may take from then on until it answers.
 const AGENT_LIMIT: Duration = Duration::from_secs(60);
+/// How often a host is asked whether its agent still runs.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What `agent status` ends with where there is none (LSB, init script actions).
+const AGENT_NOT_RUNNING: Outcome = Outcome::Exited(3);
 
 /// What a host's kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an
 /// instruction while another CPU patches it, and then runs the half-patched one for ever. It hits about one boot
@@ -53,6 +57,8 @@ pub enum HostStartError {
          the agent's log says last:\n{0}"
     )]
     Agent(String),
+    #[error("its agent ended; the host runs on, to be looked at; the agent's log says last:\n{0}")]
+    AgentEnded(String),
     #[error(transparent)]
     Secret(SecretError),
 }
@@ -89,8 +95,9 @@ impl Host {
         self.wait_until_up(console_from)
     }
 
-    /// Waits until the agent answers, where the host has one.
+    /// Waits until commands can be run in it and its agent, where it has one, answers.
     pub(crate) fn wait_until_ready(&self) -> Result<(), HostStartError> {
+        self.wait_for_exec()?;
         if self.record.options.agent { self.wait_for_agent() } else { Ok(()) }
     }
 
@@ -161,10 +168,9 @@ impl Host {
         machine.start()
     }
 
-    /// Waits for the console's last word, then for the port; before that QEMU would take connections for a host
-    /// that does not answer yet.
+    /// Waits for the console's last word; before that QEMU would take connections for a host that does not answer
+    /// yet.
     fn wait_until_up(&self, console_from: u64) -> Result<(), HostStartError> {
-        let deadline = Instant::now() + UP_LIMIT;
         let came_up = wait::until(UP_LIMIT, || {
             if self.console_since(console_from).contains(inside::UP_MARKER) {
                 return Some(true);
@@ -172,16 +178,16 @@ impl Host {
             (!self.is_running()).then_some(false)
         });
         match came_up {
-            Some(true) => self.wait_for_exec(deadline),
+            Some(true) => Ok(()),
             Some(false) => Err(HostStartError::Ended(last_lines(&self.console_since(console_from)))),
             None => Err(HostStartError::TimedOut(last_lines(&self.console_since(console_from)))),
         }
     }
 
-    fn wait_for_exec(&self, deadline: Instant) -> Result<(), HostStartError> {
+    fn wait_for_exec(&self) -> Result<(), HostStartError> {
         let secret = self.secret().map_err(HostStartError::Secret)?;
         let mut last = None;
-        let connected = wait::until(deadline.saturating_duration_since(Instant::now()), || {
+        let connected = wait::until(UP_LIMIT, || {
             Connection::open(self.record.exec_port, &secret).map_err(|error| last = Some(error)).ok()
         });
         match (connected, last) {
@@ -190,10 +196,28 @@ impl Host {
         }
     }
 
-    /// Waits until the agent answers `GET /healthz` with 200.
+    /// Waits until the agent answers `GET /healthz` with 200; gives up at once where it has ended.
     pub fn wait_for_agent(&self) -> Result<(), HostStartError> {
-        wait::until(AGENT_LIMIT, || self.agent_answers().ok().filter(|answers| *answers).map(drop))
-            .ok_or_else(|| HostStartError::Agent(last_lines(&text_from(&self.agent_log(), 0))))
+        let mut look_again = Instant::now() + LOOK_INTERVAL;
+        let found = wait::until(AGENT_LIMIT, || {
+            if self.agent_answers().is_ok_and(|answers| answers) {
+                return Some(Ok(()));
+            }
+            if Instant::now() < look_again {
+                return None;
+            }
+            look_again = Instant::now() + LOOK_INTERVAL;
+            self.agent_has_ended().then(|| Err(HostStartError::AgentEnded(self.last_of_agent_log())))
+        });
+        found.unwrap_or_else(|| Err(HostStartError::Agent(self.last_of_agent_log())))
+    }
+
+    fn agent_has_ended(&self) -> bool {
+        self.agent(AgentAction::Status).is_ok_and(|output| output.outcome == AGENT_NOT_RUNNING)
+    }
+
+    fn last_of_agent_log(&self) -> String {
+        last_lines(&text_from(&self.agent_log(), 0))
     }
 
     fn agent_answers(&self) -> io::Result<bool> {
