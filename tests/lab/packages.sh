@@ -3,7 +3,7 @@
 # usage: packages.sh
 set -euo pipefail
 
-packages=(qemu-system-x86 busybox-static cpio zstd xz-utils e2fsprogs kmod curl jq)
+packages=(qemu-system-x86 busybox-static cpio zstd xz-utils e2fsprogs curl jq)
 
 missing=()
 for package in "${packages[@]}"; do
