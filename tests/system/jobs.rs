@@ -25,9 +25,6 @@ fn jobs_run_one_after_another_and_each_end_is_told_as_it_was() {
     let limited = RunJob { time_limit_ms: Some(500), ..shell("debian-micro", "tail -f /dev/null") };
     assert_eq!(loan.run(limited).end(), &JobEnd::TimedOut);
 
-    // The guest has 256 MiB; its root file system is memory as well.
-    assert_eq!(loan.shell("tail /dev/zero").end(), &JobEnd::OutOfMemory);
-
     let told = RunJob {
         env: [("COLOUR".to_owned(), "blue".to_owned())].into(),
         working_directory: Some("/tmp".to_owned()),
@@ -35,6 +32,42 @@ fn jobs_run_one_after_another_and_each_end_is_told_as_it_was() {
         ..shell("debian-micro", "pwd; echo $COLOUR; cat")
     };
     assert_eq!(loan.run(told).success(), "/tmp\nblue\nhello");
+    loan.end();
+}
+
+#[test]
+fn a_job_that_wants_more_memory_than_there_is_ends_out_of_memory_and_the_next_one_runs() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let loan = world.borrow(offer.id, AN_HOUR);
+    assert_eq!(loan.shell("tail /dev/zero").end(), &JobEnd::OutOfMemory);
+    // A descendant takes the whole job with it.
+    let descendant = loan.shell("echo begun; sh -c 'tail /dev/zero; true'; echo survived");
+    assert_eq!((descendant.stdout().as_str(), descendant.end()), ("begun\n", &JobEnd::OutOfMemory));
+    // The guest's file systems are memory as well.
+    assert_eq!(loan.shell("cat /dev/zero > /tmp/all").end(), &JobEnd::OutOfMemory);
+    assert_eq!(loan.shell("rm -f /tmp/all; echo alive").success(), "alive\n");
+    loan.end();
+}
+
+#[test]
+fn nothing_that_a_job_started_outlives_it_or_its_runner() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let loan = world.borrow(offer.id, AN_HOUR);
+    let daemons = "setsid sh -c 'setsid sleep 1000 & exec sleep 1000' & echo begun; wait";
+    let cancelled = world.wait(async {
+        let job = loan.submit(shell("debian-micro", daemons)).await.unwrap();
+        loan.wait_for_output(job.id, "begun").await;
+        loan.agent.cancel(loan.partition(), job.id).await.unwrap();
+        loan.follow(job.id).await
+    });
+    assert_eq!(cancelled.end(), &JobEnd::Cancelled);
+    assert_eq!(loan.shell("! pgrep sleep").success(), "");
+
+    let runner = loan.shell("setsid sleep 1000 & echo begun; killall -9 sublet-guest; wait");
+    assert!(matches!(runner.end(), JobEnd::GuestFailed { .. }), "{runner:?}");
+    assert_eq!(loan.shell("! pgrep sleep").success(), "");
     loan.end();
 }
 

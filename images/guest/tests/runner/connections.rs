@@ -2,24 +2,14 @@
 
 use std::io::Write;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, getsockname, listen, socket,
-};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rustix::net::accept;
 use sha2::{Digest, Sha256};
-use sublet_guest::link::Vsock;
 use sublet_guest_protocol::{FromHost, JobEnd, JobId, JobSpec, Stream, UNACKNOWLEDGED_LIMIT};
 
-use crate::host::{Held, Host, Line, RunningRunner, job, shell, wait_until};
+use crate::host::{Held, Host, Line, job, shell, wait_until};
 
-/// This machine itself, and any free port (vsock(7)).
-const CID_LOCAL: u32 = 1;
-const ANY_PORT: u32 = u32::MAX;
 /// Writes two streams at once, some 5 MB together.
 const FLOOD: &str = "seq 1 400000 & seq 1 300000 >&2; wait";
 
@@ -314,28 +304,4 @@ fn too_many_uncollected_jobs_are_refused() {
         Some(JobEnd::NotStarted { reason }) => assert!(reason.contains("waiting for the host")),
         other => panic!("{other:?} instead of a reason"),
     }
-}
-
-#[test]
-fn the_host_is_reached_over_vsock() {
-    let Some((listener, port)) = listen_on_vsock() else {
-        return eprintln!(
-            "not shown here: this kernel has no vsock loopback; the lab's tests show it in a guest"
-        );
-    };
-    let _runner = RunningRunner::start(Vsock { cid: CID_LOCAL, port }, None);
-    let accepted = accept(&listener).unwrap();
-    drop(listener);
-    let mut line = Line::greeted(UnixStream::from(accepted));
-    line.send(&FromHost::Welcome { resume: Vec::new() });
-    assert_eq!(line.run(job(&["echo", "hello"])).stdout(), "hello\n");
-}
-
-/// A listener that a dialler on this machine reaches, where the kernel has the loopback transport.
-fn listen_on_vsock() -> Option<(OwnedFd, u32)> {
-    let listener = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
-    bind(listener.as_raw_fd(), &VsockAddr::new(CID_LOCAL, ANY_PORT)).ok()?;
-    listen(&listener, Backlog::new(8).ok()?).ok()?;
-    let address: VsockAddr = getsockname(listener.as_raw_fd()).ok()?;
-    Some((listener, address.port()))
 }

@@ -5,7 +5,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -53,15 +52,6 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
 pub(crate) fn has_ended(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
-}
-
-/// A fresh cgroup, where this machine lets the test make one where the runner would.
-pub(crate) fn a_cgroup() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
-    let root = PathBuf::from(mount.split(' ').nth(4)?);
-    let group = root.join(format!("sublet-{:016x}", rand::random::<u64>()));
-    fs::create_dir(&group).ok().map(|()| group)
 }
 
 /// A runner in a thread of its own.

@@ -5,4 +5,3 @@
 mod connections;
 mod host;
 mod jobs;
-mod memory;
