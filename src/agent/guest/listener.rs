@@ -18,6 +18,7 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 use super::frames::{Duplex, Frames};
 use crate::agent::partition::{
     driver::Command,
+    machine::Boot,
     partitions::{Handle, Partitions},
 };
 
@@ -69,7 +70,11 @@ impl Calls {
     fn take(self: Arc<Self>, stream: impl Duplex + 'static, cid: u32) {
         let Some(handle) = self.partition_of(cid).filter(|_| self.enter(cid)) else { return };
         tokio::spawn(async move {
-            let greeted = timeout(GREETING_PATIENCE, greeting(Frames::new(stream), &handle)).await;
+            let greeted = timeout(
+                GREETING_PATIENCE,
+                greeting(Frames::new(stream), || handle.row().machine.boot().cloned()),
+            )
+            .await;
             self.leave(cid);
             if let Ok(Some((frames, known))) = greeted {
                 handle.tell(Command::Runner(frames, known));
@@ -99,11 +104,15 @@ impl Calls {
     }
 }
 
-/// The connection and the jobs that its runner knows, once it has proven itself.
-async fn greeting(mut frames: Frames, handle: &Handle) -> Option<(Frames, Vec<JobProgress>)> {
+/// The connection and the jobs that its runner knows, once it has proven itself. `boot` tells what runs in its partition
+/// when the greeting has come.
+async fn greeting(
+    mut frames: Frames,
+    boot: impl FnOnce() -> Option<Boot>,
+) -> Option<(Frames, Vec<JobProgress>)> {
     let hello = frames.receive().await.ok()?;
     let FromGuest::Hello { version, nonce, jobs } = hello else { return None };
-    let refusal = match handle.row().machine.boot() {
+    let refusal = match boot() {
         Some(boot) if !same(boot.nonce.reveal(), &nonce) => "the nonce is not that of this boot".to_owned(),
         Some(_) if version == PROTOCOL_VERSION => return Some((frames, jobs)),
         Some(_) => format!("this host speaks version {PROTOCOL_VERSION} of the protocol, not {version}"),
@@ -118,4 +127,54 @@ async fn greeting(mut frames: Frames, handle: &Handle) -> Option<(Frames, Vec<Jo
 /// Takes as long wherever two nonces differ.
 fn same(ours: &str, theirs: &str) -> bool {
     ours.as_bytes().ct_eq(theirs.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::secret::Secret;
+
+    const NONCE: &str = "0123456789abcdef0123456789abcdef";
+
+    fn boot() -> Option<Boot> {
+        Some(Boot { image: "debian-micro".to_owned(), nonce: Secret::new(NONCE), greeted: false })
+    }
+
+    fn hello(version: u32, nonce: &str) -> FromGuest {
+        FromGuest::Hello { version, nonce: nonce.to_owned(), jobs: vec![] }
+    }
+
+    /// Whether a guest that says this is let in, and what it hears where it is not.
+    async fn greet(says: FromGuest, boot: Option<Boot>) -> (bool, Option<FromHost>) {
+        let (near, far) = tokio::io::duplex(4096);
+        let mut guest = Frames::new(near);
+        guest.send(&says).await.unwrap();
+        let admitted = greeting(Frames::new(far), || boot).await.is_some();
+        (admitted, guest.receive().await.ok())
+    }
+
+    #[tokio::test]
+    async fn a_guest_with_the_nonce_of_its_boot_is_let_in() {
+        assert_eq!(greet(hello(PROTOCOL_VERSION, NONCE), boot()).await, (true, None));
+    }
+
+    #[tokio::test]
+    async fn a_guest_with_another_nonce_or_version_or_that_was_not_booted_is_told_so() {
+        let other = NONCE.replace('0', "1");
+        for (says, boot) in [
+            (hello(PROTOCOL_VERSION, &other), boot()),
+            (hello(PROTOCOL_VERSION, ""), boot()),
+            (hello(PROTOCOL_VERSION + 1, NONCE), boot()),
+            (hello(PROTOCOL_VERSION, NONCE), None),
+        ] {
+            let (admitted, heard) = greet(says.clone(), boot).await;
+            assert!(!admitted && matches!(heard, Some(FromHost::Refused { .. })), "{says:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_greet_is_hung_up_on() {
+        let says = FromGuest::Started { job: sublet_guest_protocol::JobId([0; 16]) };
+        assert_eq!(greet(says, boot()).await, (false, None));
+    }
 }
