@@ -280,13 +280,22 @@ impl Loan {
 
     /// Reads a job's output until `wanted` stands in it, and leaves it running.
     pub(crate) async fn wait_for_output(&self, job: JobId, wanted: &str) {
+        if let Err(seen) = self.output_until(job, wanted).await {
+            panic!("the job ended without saying {wanted:?}: {seen:?}");
+        }
+    }
+
+    /// As [`Loan::wait_for_output`]; the job's whole output and its end where it ended before.
+    pub(crate) async fn output_until(&self, job: JobId, wanted: &str) -> Result<(), Finished> {
         let mut seen = Finished::default();
         let mut events = self.agent.logs(self.partition(), job, None).await.unwrap();
         while !seen.stdout().contains(wanted) {
             let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("the job says something");
-            let ended = seen.take(event.unwrap().expect("the stream goes on"));
-            assert!(!ended, "the job ended without saying {wanted:?}: {seen:?}");
+            if seen.take(event.unwrap().expect("the stream goes on")) {
+                return Err(seen);
+            }
         }
+        Ok(())
     }
 
     /// Ends the lease at the registry.
