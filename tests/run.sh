@@ -24,7 +24,7 @@ step "formatting"
 cargo fmt --all --check
 
 step "lints"
-cargo clippy --locked --workspace --all-targets --features sublet/system-tests -- -D warnings
+cargo clippy --locked --workspace --all-targets --features sublet/system-tests,sublet-vmm/system-tests -- -D warnings
 for feature in cli agent registry; do
     cargo clippy --locked --package sublet --no-default-features --features "$feature" -- -D warnings
 done
@@ -34,8 +34,12 @@ cargo clippy --locked --package sublet-firmware --bins --features pvh --profile 
 step "unit tests"
 cargo test --locked --workspace
 
+# Each test bounds its own waiting; these end a run that hangs all the same, so that it is told before CI gives up.
+step "tests of the VMM on real guests"
+timeout 20m cargo test --locked --package sublet-vmm --features system-tests --test lab
+
 step "whole-system tests"
 trap '"$(bash examples/build.sh 2>/dev/null)/sublet-lab" --dir "${CARGO_TARGET_DIR:-target}/system-tests/lab" down >/dev/null' EXIT
-cargo test --locked --features system-tests --test system -- --test-threads 1
+timeout 30m cargo test --locked --features system-tests --test system -- --test-threads 1
 
 step "done"

@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod change;
 mod cli;
 mod ends;
 mod hand_over;

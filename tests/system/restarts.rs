@@ -3,7 +3,7 @@
 use sublet::api::agent::{GuestState, JobEnd, PartitionState};
 use sublet_lab::AgentAction;
 
-use crate::world::{AN_HOUR, SMALL, shell, world};
+use crate::world::{AN_HOUR, PATIENCE, SMALL, shell, world};
 
 #[test]
 fn a_job_outlives_its_agent_and_its_output_and_exit_code_still_arrive() {
@@ -74,7 +74,8 @@ fn a_lease_ends_in_time_though_the_agent_is_dead() {
     world.lab_host.agent(AgentAction::Kill).unwrap();
     // The VMM keeps its process until it is asked how the guest ended, but no vCPU thread runs any more.
     let wait = "until [ -z \"$(cat /proc/[0-9]*/task/*/comm 2>/dev/null | grep vcpu)\" ]; do usleep 200000; done; date +%s";
-    let off_at = world.lab_host.exec(["sh", "-c", wait]).unwrap();
+    let patience = PATIENCE.as_secs().to_string();
+    let off_at = world.lab_host.exec(["timeout", &patience, "sh", "-c", wait]).unwrap();
     let off_at: i64 = String::from_utf8(off_at.stdout).unwrap().trim().parse().unwrap();
     let late = off_at - loan.granted.lease.expires_at.as_second();
     assert!((-2..=5).contains(&late), "the guest ended {late} s after its lease");

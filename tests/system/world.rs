@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     future::Future,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{LazyLock, mpsc},
@@ -31,7 +31,11 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 /// Longest any step may take; a guest in an emulated host takes its time.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+/// Longest that putting one thing right after a failed test may take.
+const TIDY_PATIENCE: Duration = Duration::from_secs(30);
+/// How much of the host's logs is shown where a test failed, in bytes.
+const SHOWN_OF_LOG_BYTES: usize = 6000;
 
 pub(crate) struct World {
     pub(crate) registry: String,
@@ -133,6 +137,10 @@ impl World {
 
     /// Carves a partition and offers it.
     pub(crate) fn offer(&self, allocation: Allocation) -> Offered {
+        // A test that failed may have left the host off.
+        if !self.lab_host.is_running() {
+            self.lab_host.start(&self.system).unwrap();
+        }
         let view = self.wait(async {
             let owner = self.owner();
             let carved = owner.carve(&CarvePartition { allocation, price: None }).await.unwrap();
@@ -183,6 +191,31 @@ impl World {
         }
     }
 
+    /// Shows at once what the host said last: a test run that hangs later shows nothing of its failures.
+    fn show_logs(&self) {
+        for log in [self.lab_host.console_log(), self.lab_host.agent_log()] {
+            let bytes = fs::read(&log).unwrap_or_default();
+            let last = &bytes[bytes.len().saturating_sub(SHOWN_OF_LOG_BYTES)..];
+            let text = format!("--- {}, last\n{}\n", log.display(), String::from_utf8_lossy(last));
+            // Not `eprint`, which the test harness keeps back.
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
+    }
+
+    /// Frees what a failed test held, so that the next ones find the host's CPUs free. What cannot be freed is
+    /// left: the failure is told already.
+    async fn tidy(&self, id: PartitionId) {
+        let owner = self.owner();
+        let free = async {
+            while !owner.partition(id).await.is_ok_and(|view| view.state == PartitionState::Offered) {
+                tokio::task::yield_now().await;
+            }
+            let _ = owner.withdraw(id).await;
+            let _ = owner.release(id).await;
+        };
+        let _ = tokio::time::timeout(TIDY_PATIENCE, free).await;
+    }
+
     /// Waits until the host says that a partition is as wanted.
     pub(crate) fn wait_for_partition(
         &self,
@@ -209,10 +242,12 @@ pub(crate) struct Offered {
 
 impl Drop for Offered {
     fn drop(&mut self) {
+        let world = world();
         if thread::panicking() {
+            world.show_logs();
+            world.wait(world.tidy(self.id));
             return;
         }
-        let world = world();
         world.wait_for_partition(self.id, |view| view.state == PartitionState::Offered);
         world.wait(async {
             world.owner().withdraw(self.id).await.unwrap();
@@ -225,6 +260,16 @@ impl Drop for Offered {
 pub(crate) struct Loan {
     pub(crate) granted: LeaseGranted,
     pub(crate) agent: AgentClient,
+}
+
+/// A test that failed gives its loan back; one that went well has ended it in its own way.
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let give_back = self.agent.give_back(self.partition());
+            let _ = world().wait(async { tokio::time::timeout(TIDY_PATIENCE, give_back).await });
+        }
+    }
 }
 
 impl Loan {
@@ -403,7 +448,7 @@ fn start_registry(programs: &Path, files: &Path) -> String {
         let mut registry = command.spawn().expect("setpriv and the registry are there");
         let mut log = fs::File::create(log).unwrap();
         for line in BufReader::new(registry.stderr.take().unwrap()).lines().map_while(Result::ok) {
-            std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes()).unwrap();
+            writeln!(log, "{line}").unwrap();
             if let Some((_, address)) = line.split_once("listening on ") {
                 let _ = said.send(address.trim().to_owned());
             }
