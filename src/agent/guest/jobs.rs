@@ -116,6 +116,15 @@ impl Jobs {
         &self.output_directory
     }
 
+    /// Stores what an agent before this one may have written and not stored.
+    pub async fn store_output(&self) -> Result<(), TableError> {
+        let directory = self.output_directory.clone();
+        let stored = self.table.run(move |_| {
+            output::store_all(&directory).map_err(|source| TableError::Files { path: directory, source })
+        });
+        stored.await
+    }
+
     /// The job that an earlier request with this mark made.
     pub async fn made_by(&self, lease: LeaseId, mark: RequestMark) -> Result<Earlier<JobId>, TableError> {
         self.table.run(move |connection| earlier(connection, lease, &mark)).await

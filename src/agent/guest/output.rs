@@ -1,8 +1,9 @@
 //! A job's output as the host keeps it: a file a stream, stored before it is acknowledged, and bounded.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -38,6 +39,33 @@ pub fn path(directory: &Path, job: JobId, stream: Stream) -> PathBuf {
     directory.join(format!("{job}.{name}"))
 }
 
+/// What is stored of a stream from `offset` on, at most `limit` bytes; nothing while there is more to be stored, and
+/// where the stream does not reach so far or is not there.
+pub fn read_stored(path: &Path, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(Vec::new()),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let mut bytes = vec![0; limit];
+    let read = file.read_at(&mut bytes, offset)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Stores what an agent before this one may have written and not stored.
+pub fn store_all(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        File::open(entry?.path())?.sync_data()?;
+    }
+    File::open(directory)?.sync_all()
+}
+
 /// Bytes that are held of a stream.
 pub fn held_bytes(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
@@ -59,7 +87,11 @@ impl JobOutput {
             .map_err(failed("read", directory))?
             .saturating_sub(held_bytes(&stdout) + held_bytes(&stderr));
         let limit = (LEASE_MAX_BYTES.saturating_sub(others) / 2).min(STREAM_MAX_BYTES);
-        Ok(Self { stdout: StreamLog::open(stdout, limit)?, stderr: StreamLog::open(stderr, limit)? })
+        let output =
+            Self { stdout: StreamLog::open(stdout, limit)?, stderr: StreamLog::open(stderr, limit)? };
+        // The files themselves, too, outlast the host.
+        File::open(directory).and_then(|files| files.sync_all()).map_err(failed("store", directory))?;
+        Ok(output)
     }
 
     pub fn stream(&mut self, stream: Stream) -> &mut StreamLog {
@@ -126,12 +158,24 @@ impl StreamLog {
         let room = usize::try_from(self.limit.saturating_sub(self.held)).unwrap_or(usize::MAX);
         let (kept, dropped) = fresh.split_at(fresh.len().min(room));
         if !kept.is_empty() {
-            self.file.write_all(kept).map_err(failed("write", &self.path))?;
-            self.held += kept.len() as u64;
-            self.file.sync_data().map_err(failed("store", &self.path))?;
+            self.store(kept)?;
         }
         self.dropped += dropped.len() as u64;
         Ok(())
+    }
+
+    /// Nobody reads what is not stored yet: it must not be told and then be lost with the host.
+    fn store(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        self.file.lock().map_err(failed("lock", &self.path))?;
+        let stored = self.write_and_sync(bytes);
+        self.file.unlock().map_err(failed("unlock", &self.path))?;
+        stored
+    }
+
+    fn write_and_sync(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        self.file.write_all(bytes).map_err(failed("write", &self.path))?;
+        self.held += bytes.len() as u64;
+        self.file.sync_data().map_err(failed("store", &self.path))
     }
 }
 
@@ -163,6 +207,24 @@ mod tests {
         assert_eq!(stored(&directory, Stream::Stdout), b"hello, world");
         assert_eq!(stored(&directory, Stream::Stderr), b"");
         assert_eq!(output.taken(), (12, 0));
+    }
+
+    #[test]
+    fn output_that_is_not_stored_yet_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut output = output(&directory);
+        let log = output.stream(Stream::Stdout);
+        log.append(0, b"stored").unwrap();
+        log.file.lock().unwrap();
+        log.write_and_sync(b" and more").unwrap();
+        let path = path(directory.path(), JOB, Stream::Stdout);
+        assert_eq!(read_stored(&path, 0, 100).unwrap(), b"");
+        output.stream(Stream::Stdout).file.unlock().unwrap();
+        assert_eq!(read_stored(&path, 3, 100).unwrap(), b"red and more");
+        assert_eq!(read_stored(&path, 0, 4).unwrap(), b"stor");
+        assert_eq!(read_stored(&path, 100, 4).unwrap(), b"");
+        store_all(directory.path()).unwrap();
+        store_all(&directory.path().join("none")).unwrap();
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Output as it comes, as server-sent events. Each event's id says where to go on (`Last-Event-ID`).
 
-use std::{
-    convert::Infallible, fs::File, io, os::unix::fs::FileExt, path::PathBuf, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -171,18 +169,11 @@ impl JobFollower {
             Output::Stderr => ("stderr", &mut self.at.1),
         };
         let offset = *at;
-        let bytes = tokio::task::spawn_blocking(move || read(&path, offset)).await.ok()?.ok()?;
+        let stored = tokio::task::spawn_blocking(move || output::read_stored(&path, offset, CHUNK_BYTES));
+        let bytes = whole_characters(stored.await.ok()?.ok()?);
         *at += bytes.len() as u64;
         (!bytes.is_empty()).then(|| event(name, self.at, offset, bytes))
     }
-}
-
-/// What stands in the file from `offset` on; nothing where it does not reach so far or is not there.
-fn read(path: &PathBuf, offset: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; CHUNK_BYTES];
-    let read = File::open(path)?.read_at(&mut bytes, offset)?;
-    bytes.truncate(read);
-    Ok(whole_characters(bytes))
 }
 
 /// The console of the guest that runs, or of the one that ended last.
