@@ -17,8 +17,10 @@ use crate::prepare::System;
 use crate::qemu::{Disk, KillError, Machine, StartError};
 use crate::{inside, ports, wait};
 
-/// Longest a host may take until commands can be run in it.
-const UP_LIMIT: Duration = Duration::from_secs(180);
+/// Longest a host may take until commands can be run in it: ten times what it takes where nothing else runs.
+const UP_LIMIT: Duration = Duration::from_secs(90);
+/// The same where time is counted in instructions, which takes several times as long.
+const COUNTED_UP_LIMIT: Duration = Duration::from_secs(300);
 /// Longest an agent may take from then on until it answers.
 const AGENT_LIMIT: Duration = Duration::from_secs(60);
 /// How often a host is asked whether its agent still runs.
@@ -28,7 +30,7 @@ const AGENT_NOT_RUNNING: Outcome = Outcome::Exited(3);
 
 /// What a host's kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an
 /// instruction while another CPU patches it, and then runs the half-patched one for ever. It hits about one boot
-/// in fifty, is nothing that a real lender host knows, and is tried again.
+/// in fifty, is nothing that a real lender host knows, and is tried again; so is a host that only goes on and on.
 const EMULATOR_FAULT: &str = "Oops: int3";
 const ATTEMPTS: u32 = 4;
 
@@ -48,8 +50,8 @@ pub enum HostStartError {
     Start(#[source] StartError),
     #[error("its machine ended while it came up; its console said last:\n{0}")]
     Ended(String),
-    #[error("it did not come up in time ({UP_LIMIT:?}); its console said last:\n{0}")]
-    TimedOut(String),
+    #[error("it did not come up in time ({0:?}); its console said last:\n{1}")]
+    TimedOut(Duration, String),
     #[error("it came up, but commands cannot be run in it")]
     Exec(#[source] ExecError),
     #[error(
@@ -78,7 +80,9 @@ impl Host {
             let Err(error) = self.try_start(system, &settings, console_from) else { break };
             // Half up is worse than off.
             self.kill().map_err(HostStartError::Kill)?;
-            if attempt == ATTEMPTS || !self.console_since(console_from).contains(EMULATOR_FAULT) {
+            let stuck = matches!(error, HostStartError::TimedOut(..))
+                || self.console_since(console_from).contains(EMULATOR_FAULT);
+            if attempt == ATTEMPTS || !stuck {
                 return Err(error);
             }
         }
@@ -171,7 +175,8 @@ impl Host {
     /// Waits for the console's last word; before that QEMU would take connections for a host that does not answer
     /// yet.
     fn wait_until_up(&self, console_from: u64) -> Result<(), HostStartError> {
-        let came_up = wait::until(UP_LIMIT, || {
+        let limit = if self.record.options.icount { COUNTED_UP_LIMIT } else { UP_LIMIT };
+        let came_up = wait::until(limit, || {
             if self.console_since(console_from).contains(inside::UP_MARKER) {
                 return Some(true);
             }
@@ -180,7 +185,7 @@ impl Host {
         match came_up {
             Some(true) => Ok(()),
             Some(false) => Err(HostStartError::Ended(last_lines(&self.console_since(console_from)))),
-            None => Err(HostStartError::TimedOut(last_lines(&self.console_since(console_from)))),
+            None => Err(HostStartError::TimedOut(limit, last_lines(&self.console_since(console_from)))),
         }
     }
 
