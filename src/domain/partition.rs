@@ -136,6 +136,9 @@ pub enum Effect {
     PrepareMachine,
     /// Have the VMM end the guest at the lease's end, whoever else is alive then (law 5).
     GuardEnd,
+    /// Boot this image once more: the guest of boot number `boots` ended before its job runner called, so that nothing
+    /// of the borrower's has run.
+    BootAgain { image: String, boots: u32 },
     /// End the guest and its VMM, and wait until their memory is free.
     DiscardMachine,
     /// Jobs that have not ended end with their lease.
@@ -163,7 +166,9 @@ impl Effect {
     pub fn retires(&self, before: &Effect) -> bool {
         match self {
             Self::Remove => true,
-            Self::DiscardMachine => matches!(before, Self::PrepareMachine | Self::GuardEnd),
+            Self::DiscardMachine => {
+                matches!(before, Self::PrepareMachine | Self::GuardEnd | Self::BootAgain { .. })
+            }
             Self::Unregister => matches!(before, Self::Register | Self::AskChange),
             _ => false,
         }

@@ -5,7 +5,7 @@ use sublet::{
     domain::resources::Allocation,
 };
 
-use crate::world::{AN_HOUR, Finished, Loan, shell, world};
+use crate::world::{AN_HOUR, Loan, shell, world};
 
 const LOOK: &str =
     "uname -r; nproc; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo; blockdev --getsize64 /dev/vda";
@@ -29,31 +29,12 @@ fn seen(text: &str) -> Seen {
     }
 }
 
-/// Starts a job that looks around and stays, and waits until it has looked. A guest with several CPUs may fall to
-/// the lab's emulator as it boots (ADR 11); one that reset itself with that oops before it ran anything is booted again.
+/// Starts a job that looks around and stays, and waits until it has looked.
 fn started(loan: &Loan) -> JobView {
     let script = format!("{LOOK}; echo ready; tail -f /dev/null");
-    for _ in 0..3 {
-        let job = world().wait(loan.submit(shell("debian-micro", &script))).unwrap();
-        match world().wait(loan.output_until(job.id, "ready")) {
-            Ok(()) => return job,
-            Err(seen) => {
-                assert!(never_came_up(&seen) && has_oops(loan), "the job ended early: {seen:?}");
-                eprintln!("the guest oopsed with int3 before it ran anything (ADR 11); booted again");
-            }
-        }
-    }
-    panic!("guest after guest fell to the emulator")
-}
-
-/// Whether the guest reset itself before the job said anything.
-fn never_came_up(seen: &Finished) -> bool {
-    seen.end() == &JobEnd::GuestRebooted && seen.stdout.is_empty() && seen.stderr.is_empty()
-}
-
-fn has_oops(loan: &Loan) -> bool {
-    let script = format!("grep -q 'Oops: int3' /var/lib/sublet/partitions/{}/console-*", loan.partition());
-    world().lab_host.exec(["sh", "-c", &script]).unwrap().outcome.is_success()
+    let job = world().wait(loan.submit(shell("debian-micro", &script))).unwrap();
+    world().wait(loan.wait_for_output(job.id, "ready"));
+    job
 }
 
 #[test]

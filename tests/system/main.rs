@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod boots;
 mod change;
 mod cli;
 mod ends;

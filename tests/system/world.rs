@@ -121,6 +121,13 @@ impl World {
         make_token(&self.programs, &self.directory, role, name)
     }
 
+    /// What a shell script says, run as the lab host's root; it must succeed.
+    pub(crate) fn on_host(&self, script: &str) -> String {
+        let output = self.lab_host.exec(["sh", "-ec", script]).unwrap();
+        assert!(output.outcome.is_success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Runs the `sublet` program as the borrower and as the host's owner.
     pub(crate) fn sublet(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join("sublet"));
@@ -325,22 +332,13 @@ impl Loan {
 
     /// Reads a job's output until `wanted` stands in it, and leaves it running.
     pub(crate) async fn wait_for_output(&self, job: JobId, wanted: &str) {
-        if let Err(seen) = self.output_until(job, wanted).await {
-            panic!("the job ended without saying {wanted:?}: {seen:?}");
-        }
-    }
-
-    /// As [`Loan::wait_for_output`]; the job's whole output and its end where it ended before.
-    pub(crate) async fn output_until(&self, job: JobId, wanted: &str) -> Result<(), Finished> {
         let mut seen = Finished::default();
         let mut events = self.agent.logs(self.partition(), job, None).await.unwrap();
         while !seen.stdout().contains(wanted) {
             let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("the job says something");
-            if seen.take(event.unwrap().expect("the stream goes on")) {
-                return Err(seen);
-            }
+            let ended = seen.take(event.unwrap().expect("the stream goes on"));
+            assert!(!ended, "the job ended without saying {wanted:?}: {seen:?}");
         }
-        Ok(())
     }
 
     /// Ends the lease at the registry.

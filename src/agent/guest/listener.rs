@@ -137,7 +137,7 @@ mod tests {
     const NONCE: &str = "0123456789abcdef0123456789abcdef";
 
     fn boot() -> Option<Boot> {
-        Some(Boot { image: "debian-micro".to_owned(), nonce: Secret::new(NONCE), greeted: false })
+        Some(Boot { image: "debian-micro".to_owned(), nonce: Secret::new(NONCE), greeted: false, boots: 1 })
     }
 
     fn hello(version: u32, nonce: &str) -> FromGuest {

@@ -52,6 +52,7 @@ impl Driver {
         match effect {
             Effect::PrepareMachine => return self.prepared().await,
             Effect::GuardEnd => self.guard_end().await?,
+            Effect::BootAgain { image, boots } => self.boot_again(image, *boots).await?,
             Effect::DiscardMachine => self.discard_machine().await?,
             Effect::EndJobs => self.jobs.end_all(JobEnd::LeaseEnded, self.services.clock.now()).await?,
             Effect::Wipe => return self.wipe().await.map_err(Failure::from),

@@ -36,13 +36,15 @@ use crate::{
     domain::{
         id::JobId,
         lending_key::KeyClaims,
-        partition::{Event, HostEnd},
+        partition::{Effect, Event, HostEnd},
         secret::Secret,
     },
 };
 
 /// How long a guest may take to power itself off before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Most boots of an image until its job runner calls.
+const BOOTS_MAX: u32 = 3;
 /// How long what a guest had sent may take to be stored once it is off.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -88,7 +90,7 @@ impl Driver {
             (Some(image), Some(running)) if image.about.name == running => Ok(running),
             (Some(_), Some(running)) => Err(PartitionError::OtherImage { running }),
             (None, None) => Err(PartitionError::NoGuest),
-            (Some(image), None) => self.boot(image).await,
+            (Some(image), None) => self.boot(image, 1).await,
         }
     }
 
@@ -97,7 +99,7 @@ impl Driver {
         image.ok_or_else(|| PartitionError::UnknownImage(name.to_owned()))
     }
 
-    async fn boot(&mut self, image: BootableImage) -> Result<String, PartitionError> {
+    async fn boot(&mut self, image: BootableImage, boots: u32) -> Result<String, PartitionError> {
         let prepared = self.row.machine.built.clone().filter(|built| built.process.is_some());
         let built = prepared.ok_or(PartitionError::NoMachine)?;
         let nonce = hex::encode(random::<16>());
@@ -109,7 +111,7 @@ impl Driver {
             command_line: format!("{} {parameters}", image.command_line),
         };
         let name = image.about.name;
-        let boot = Boot { image: name.clone(), nonce: Secret::new(nonce), greeted: false };
+        let boot = Boot { image: name.clone(), nonce: Secret::new(nonce), greeted: false, boots };
         // Stored first: a guest that runs is one that the next agent knows.
         let mut row = self.row.clone();
         row.machine.built = Some(Built { boot: Some(boot), ..built.clone() });
@@ -123,6 +125,24 @@ impl Driver {
         let kept = self.services.console(self.row.id, built.cid);
         remove_consoles(&self.services.directory(self.row.id), Some(&kept)).map_err(PartitionError::Files)?;
         Ok(name)
+    }
+
+    /// The guest before ended before anything of the borrower's had run in it; its jobs still wait.
+    pub(super) async fn boot_again(&mut self, image: &str, boots: u32) -> Result<(), PartitionError> {
+        if self.row.machine.boot().is_some() {
+            return Ok(());
+        }
+        let booted = match self.find_image(image) {
+            Ok(image) => self.boot(image, boots + 1).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match booted {
+            Err(error @ (PartitionError::UnknownImage(_) | PartitionError::Boot(_))) => {
+                let end = JobEnd::GuestFailed { reason: chain(&error) };
+                Ok(self.jobs.end_all(end, self.services.clock.now()).await?)
+            }
+            booted => booted,
+        }
     }
 
     pub(super) async fn greet(&mut self, mut frames: Frames, known: Vec<JobProgress>) {
@@ -189,8 +209,13 @@ impl Driver {
             return self.commit(Event::End(HostEnd::Expired)).await;
         }
         let asked = self.stopping.is_some();
-        self.jobs.end_all(job_end(&how, asked), self.services.clock.now()).await?;
-        self.forget_machine(built, guest_end(how, asked)).await?;
+        let again = (!asked).then(|| boot_again(&built, &how)).flatten();
+        if let Some(Effect::BootAgain { image, boots }) = &again {
+            tracing::warn!(partition = %self.row.id, image, boots, "the guest ended before its job runner called");
+        } else {
+            self.jobs.end_all(job_end(&how, asked), self.services.clock.now()).await?;
+        }
+        self.forget_machine(built, guest_end(how, asked), again).await?;
         self.stopped();
         Ok(())
     }
@@ -233,6 +258,13 @@ impl Driver {
     }
 }
 
+/// What there is to do where a guest gave up by itself while it came up: what waits for it was not begun anywhere.
+fn boot_again(built: &Built, how: &Ended) -> Option<Effect> {
+    let boot = built.boot.as_ref().filter(|boot| !boot.greeted && boot.boots < BOOTS_MAX)?;
+    let gave_up = matches!(how, Ended::Rebooted | Ended::Panicked | Ended::TripleFault);
+    gave_up.then(|| Effect::BootAgain { image: boot.image.clone(), boots: boot.boots })
+}
+
 fn guest_end(how: Ended, asked: bool) -> GuestEnd {
     match how {
         Ended::PoweredOff if asked => GuestEnd::Stopped,
@@ -256,5 +288,30 @@ fn job_end(how: &Ended, asked: bool) -> JobEnd {
         Ended::Killed { by: Stopped::Request } => JobEnd::GuestStopped,
         Ended::Killed { by: Stopped::StopAt } => JobEnd::LeaseEnded,
         Ended::Failed { reason } => JobEnd::GuestFailed { reason: reason.clone() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built(greeted: bool, boots: u32) -> Built {
+        let boot = Boot { image: "debian-micro".to_owned(), nonce: Secret::new("x"), greeted, boots };
+        Built { cid: 3, host_boot: String::new(), process: None, boot: Some(boot) }
+    }
+
+    #[test]
+    fn a_guest_that_gave_up_before_its_runner_called_is_booted_three_times_at_most() {
+        let again = boot_again(&built(false, 1), &Ended::Rebooted);
+        assert_eq!(again, Some(Effect::BootAgain { image: "debian-micro".to_owned(), boots: 1 }));
+        assert!(boot_again(&built(false, 2), &Ended::Panicked).is_some());
+        assert_eq!(boot_again(&built(false, 3), &Ended::TripleFault), None);
+    }
+
+    #[test]
+    fn a_guest_in_which_something_may_have_run_or_that_was_ended_is_not_booted_again() {
+        assert_eq!(boot_again(&built(true, 1), &Ended::Rebooted), None);
+        assert_eq!(boot_again(&built(false, 1), &Ended::PoweredOff), None);
+        assert_eq!(boot_again(&built(false, 1), &Ended::Killed { by: Stopped::Request }), None);
     }
 }

@@ -44,6 +44,13 @@ pub struct Boot {
     pub nonce: Secret,
     /// Its job runner has called.
     pub greeted: bool,
+    /// How often the image was booted until its job runner called, this time included.
+    #[serde(default = "first")]
+    pub boots: u32,
+}
+
+fn first() -> u32 {
+    1
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -34,6 +34,9 @@ impl Driver {
         if let Err(error) = self.shape().await {
             self.complain("the disk could not be put right", &error);
         }
+        if let Err(error) = self.jobs.store_output().await {
+            self.complain("output of its jobs could not be stored", &error.into());
+        }
         let Some(built) = self.row.machine.built.clone() else { return self.want_machine().await };
         if built.host_boot != self.services.inventory.boot_id {
             return self.host_lost(built).await;
@@ -70,7 +73,7 @@ impl Driver {
     async fn host_lost(&mut self, built: Built) -> Result<(), PartitionError> {
         self.jobs.end_all(JobEnd::HostLost, self.services.clock.now()).await?;
         let end = GuestEnd::Failed { reason: "the host went down".to_owned() };
-        self.forget_machine(built, end).await
+        self.forget_machine(built, end, None).await
     }
 
     /// The VMM is gone, and the guest with it.
@@ -81,18 +84,26 @@ impl Driver {
         let reason = "its VMM ended".to_owned();
         let end = JobEnd::GuestFailed { reason: reason.clone() };
         self.jobs.end_all(end, self.services.clock.now()).await?;
-        self.forget_machine(built, GuestEnd::Failed { reason }).await
+        self.forget_machine(built, GuestEnd::Failed { reason }, None).await
     }
 
-    /// A guest has ended in this way; whatever is left of its VMM is ended, and the next machine prepared.
-    pub(super) async fn forget_machine(&mut self, built: Built, end: GuestEnd) -> Result<(), PartitionError> {
+    /// A guest has ended in this way; whatever is left of its VMM is ended, and the next machine prepared, for what is to
+    /// be done `then`.
+    pub(super) async fn forget_machine(
+        &mut self,
+        built: Built,
+        end: GuestEnd,
+        then: Option<Effect>,
+    ) -> Result<(), PartitionError> {
         let mut row = self.row.clone();
         if built.boot.is_some() {
             row.machine.last = Some(LastGuest { end, cid: built.cid });
         }
         row.machine.built = Some(Built { boot: None, ..built });
+        row.effects.retain(|effect| !matches!(effect, Effect::BootAgain { .. }));
         if self.needs_machine().is_ok() && !row.effects.contains(&Effect::DiscardMachine) {
-            row.effects.splice(0..0, [Effect::DiscardMachine, Effect::PrepareMachine]);
+            let next = [Effect::DiscardMachine, Effect::PrepareMachine].into_iter().chain(then);
+            row.effects.splice(0..0, next);
         }
         self.store(row).await
     }
