@@ -24,6 +24,12 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=-1 quiet loglevel=4 tsc=r
 /// A killed QEMU is gone within moments; past this the machine itself is in trouble.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
+/// What QEMU says of its version; nothing where there is none.
+pub(crate) fn version() -> Option<String> {
+    let output = Command::new(PROGRAM).arg("--version").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.lines().next().map(str::to_owned)
+}
+
 /// A machine to run.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
