@@ -133,7 +133,8 @@ impl Driver {
             version: PROTOCOL_VERSION,
             name: id.to_string(),
             vcpu_host_cpus: self.row.partition.host_cpus.clone(),
-            service_host_cpus: Vec::new(),
+            // Nothing of the host's disturbs a vCPU, the work on its disks least of all.
+            service_host_cpus: self.services.config.reserve.host_cpus(&self.services.inventory.cores),
             memory_mib: allocation.memory_mib,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
