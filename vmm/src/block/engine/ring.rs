@@ -44,7 +44,7 @@ const FIXED_FILE: u8 = Flags::FIXED_FILE.bits();
 pub(super) enum RingError {
     #[error("the kernel gives no io_uring ({0}); kernel.io_uring_disabled or a filter may forbid it")]
     SetUp(io::Error),
-    #[error("the kernel's io_uring cannot {what} ({source}); it may be older than 6.0")]
+    #[error("the kernel's io_uring cannot {what} ({source}); it may be older than 5.19")]
     Register { what: &'static str, source: io::Error },
 }
 
