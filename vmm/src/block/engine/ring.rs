@@ -218,3 +218,30 @@ fn own_cpus() -> io::Result<libc::cpu_set_t> {
     all.for_each(|cpu| unsafe { libc::CPU_SET(cpu, &mut cpus) });
     Ok(cpus)
 }
+
+#[cfg(test)]
+mod tests {
+    use sublet_vmm_protocol::DiskConfig;
+
+    use super::*;
+
+    #[test]
+    fn the_ring_does_nothing_but_what_it_is_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let disk = Arc::new(Disk::open(&DiskConfig::new(file.path()), &[]).unwrap());
+        let mut ring = match Ring::new(&disk) {
+            Ok(ring) => ring,
+            Err(error) => return eprintln!("not tested: {error}"),
+        };
+        let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build();
+        let other_file = opcode::Fsync::new(io_uring::types::Fd(file.as_file().as_raw_fd())).build();
+        for entry in [opcode::Nop::new().build(), socket, other_file] {
+            // SAFETY: none of these entries points to anything.
+            unsafe { ring.ring.submission().push(&entry) }.unwrap();
+            ring.ring.submit_and_wait(1).unwrap();
+            assert_eq!(ring.ring.completion().next().unwrap().result(), -libc::EACCES);
+        }
+        assert!(ring.ring.submitter().register_files(&[0]).is_err());
+    }
+}

@@ -111,7 +111,7 @@ impl Server {
     fn take_requests(&mut self, session: &mut Session) -> Result<Pause, ServeError> {
         let (mut idle, mut taken) = (0, 0);
         while idle < session.queues.len() {
-            let wait_ns = self.limiter.wait_ns(self.begun.elapsed().as_nanos() as u64);
+            let wait_ns = self.limiter.wait_ns(|| self.begun.elapsed().as_nanos() as u64);
             if wait_ns > 0 {
                 return Ok(Pause::Limited(Duration::from_nanos(wait_ns)));
             }

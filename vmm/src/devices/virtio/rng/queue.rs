@@ -50,7 +50,7 @@ impl Server {
         let queue = &mut active.queue;
         let mut given = 0;
         let next = loop {
-            let wait_ns = self.limiter.wait_ns(self.begun.elapsed().as_nanos() as u64);
+            let wait_ns = self.limiter.wait_ns(|| self.begun.elapsed().as_nanos() as u64);
             if wait_ns > 0 {
                 break Next::After(Duration::from_nanos(wait_ns));
             }
