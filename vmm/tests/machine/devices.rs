@@ -159,10 +159,11 @@ fn a_guest_can_be_killed_or_unbind_its_driver_while_its_disk_works() {
     let mut vmm = Vmm::prepare(config);
     vmm.boot(Image::Elf612.running(&format!(
         "{MODULES}; d=/sys/bus/virtio/drivers/virtio_blk; v=$(basename $(readlink -f /sys/block/vda/device)); \
-         for i in 1 2 3; do for j in 1 2 3 4; do dd if=/dev/vda of=/dev/null bs=4k 2>/dev/null & done; \
+         disk() {{ echo /dev/$(ls /sys/block | grep vd | tail -n 1); }}; \
+         for i in 1 2 3; do for j in 1 2 3 4; do dd if=$(disk) of=/dev/null bs=4k 2>/dev/null & done; \
          echo $v >$d/unbind; echo $v >$d/bind; done; \
-         cmp -n 1024 /dev/vda /dev/vda && echo bound again; \
-         while true; do dd if=/dev/zero of=/dev/vda bs=4k; done 2>/dev/null"
+         cmp -n 1024 $(disk) $(disk) && echo bound again; \
+         while true; do dd if=/dev/zero of=$(disk) bs=4k; done 2>/dev/null"
     )));
     vmm.wait_for("bound again");
     let status = vmm.request(&Request::Kill { version: VERSION }).unwrap();
