@@ -228,3 +228,108 @@ fn fill(parts: &mut Vec<libc::iovec>, mut bytes: u64) {
         bytes -= length;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use sublet_vmm_protocol::DiskConfig;
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    const DISK_BYTES: u64 = 64 << 20;
+
+    fn disk() -> Arc<Disk> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(DISK_BYTES).unwrap();
+        Arc::new(Disk::open(&DiskConfig::new(file.path()), &[]).unwrap())
+    }
+
+    fn memory() -> Arc<GuestMemory> {
+        Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap())
+    }
+
+    fn unsupported() -> io::Result<u64> {
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    /// Where the next step begins and how many bytes it is for.
+    fn next(io: &Io) -> Option<(u64, u64)> {
+        let bytes = |parts: &[libc::iovec]| parts.iter().map(|part| part.iov_len as u64).sum();
+        match io.step()? {
+            Step::Read { parts, offset } | Step::Write { parts, offset } => Some((offset, bytes(parts))),
+            Step::Zero { offset, bytes } => Some((offset, bytes)),
+            Step::Sync => Some((0, 0)),
+        }
+    }
+
+    #[test]
+    fn what_was_interrupted_is_done_again() {
+        let mut io = Io::flush(&disk());
+        io.advance(Err(io::ErrorKind::Interrupted.into())).unwrap();
+        assert!(matches!(io.step(), Some(Step::Sync)));
+        io.advance(Ok(0)).unwrap();
+        assert!(io.step().is_none());
+    }
+
+    #[test]
+    fn nothing_to_move_is_done_at_once() {
+        let (disk, memory) = (disk(), memory());
+        assert!(Io::read(&disk, &memory, &[], DISK_BYTES).unwrap().step().is_none());
+        assert!(Io::write(&disk, &memory, &[], 0).unwrap().and_flush().step().is_none());
+        assert!(Io::zero(&disk, vec![]).unwrap().step().is_none());
+    }
+
+    #[test]
+    fn what_is_to_be_kept_is_done_only_when_it_has_been_flushed() {
+        let segment = Segment { address: GuestAddress(0), length: 512 };
+        let mut io = Io::write(&disk(), &memory(), &[segment], 0).unwrap().and_flush();
+        io.advance(Ok(512)).unwrap();
+        assert!(matches!(io.step(), Some(Step::Sync)));
+        io.advance(Ok(0)).unwrap();
+        assert!(io.step().is_none());
+    }
+
+    #[test]
+    fn where_a_range_cannot_be_zeroed_zeroes_are_written_and_that_is_remembered() {
+        let disk = disk();
+        let ranges = || vec![0..512, 4096..DISK_BYTES];
+        let mut io = Io::zero(&disk, ranges()).unwrap();
+        assert!(matches!(io.step(), Some(Step::Zero { offset: 0, bytes: 512 })));
+        io.advance(Ok(0)).unwrap();
+        io.advance(unsupported()).unwrap();
+        assert!(disk.lacks_zeroing() && disk.is_zeroed_by_writing());
+        let mut written = 0;
+        while let Some(Step::Write { parts, offset }) = io.step() {
+            assert_eq!(offset, 4096 + written);
+            let bytes: usize = parts.iter().map(|part| part.iov_len).sum();
+            written += bytes as u64;
+            io.advance(Ok(bytes as u64)).unwrap();
+        }
+        assert_eq!(written, DISK_BYTES - 4096);
+        assert!(matches!(Io::zero(&disk, ranges()).unwrap().step(), Some(Step::Write { .. })));
+        assert!(Io::zero(&disk, ranges()).unwrap().advance(unsupported()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn however_short_the_transfers_every_byte_is_moved_once_and_in_order(
+            lengths in vec(0u32..2048, 1..6),
+            cuts in vec(1u64..1500, 30),
+        ) {
+            let segments: Vec<_> =
+                lengths.iter().map(|length| Segment { address: GuestAddress(0), length: length * 512 }).collect();
+            let whole: u64 = segments.iter().map(|segment| u64::from(segment.length)).sum();
+            let mut io = Io::read(&disk(), &memory(), &segments, 1024).unwrap();
+            let mut moved = 0;
+            let mut cuts = cuts.into_iter();
+            while let Some((offset, bytes)) = next(&io) {
+                prop_assert_eq!((offset, bytes), (1024 + moved, whole - moved));
+                let done = cuts.next().unwrap_or(u64::MAX).min(bytes);
+                io.advance(Ok(done)).unwrap();
+                moved += done;
+            }
+            prop_assert_eq!(moved, whole);
+        }
+    }
+}

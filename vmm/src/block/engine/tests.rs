@@ -163,6 +163,22 @@ fn an_engine_that_goes_first_finishes_what_it_has_in_hand() {
 }
 
 #[test]
+fn work_that_is_cancelled_ends_with_the_step_that_it_is_at() {
+    let place = place(4096, false);
+    let mut engine = engines(&place.disk).remove(0);
+    let ranges = || (0..8).map(|number| number * 512..(number + 1) * 512).collect();
+    if engine.event().is_none() {
+        return eprintln!("not tested: this host has no io_uring");
+    }
+    engine.cancel(true);
+    let ended = run(&mut engine, Io::zero(&place.disk, ranges()).unwrap());
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::Interrupted);
+    engine.cancel(false);
+    run(&mut engine, Io::zero(&place.disk, ranges()).unwrap()).unwrap();
+    assert_eq!(place.content(), vec![0; 4096]);
+}
+
+#[test]
 fn a_flush_is_work_like_any_other() {
     let place = place(4096, false);
     for mut engine in engines(&place.disk) {

@@ -3,7 +3,7 @@
 //! It is there from when the machine is prepared, opens nothing, and of the device's queues has none until the driver is
 //! ready and none any more once the driver has reset the device.
 //!
-//! System calls that it makes once [`Thread::run`] has begun, beside those of its [`Service`]: epoll_wait; write, for
+//! System calls that it makes once it has begun to serve, beside those of its [`Service`]: epoll_wait; write, for
 //! interrupts; close, of a queue's event descriptor when the driver resets; futex, when it is told something; brk, mmap,
 //! munmap, mremap, madvise, as the allocator likes; clock_gettime, where the vDSO cannot tell the time. Descriptors of
 //! notifications are watched for edges and so never read.
