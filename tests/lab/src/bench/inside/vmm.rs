@@ -33,6 +33,7 @@ impl Machine {
             memory_mib: guest.memory_mib,
             disks: vec![],
             vsock: None,
+            rng: None,
             console: ConsoleConfig { path: console.clone(), capacity_bytes: 64 * 1024 },
             control_socket: control_socket.clone(),
         };
