@@ -11,8 +11,8 @@ here=$(dirname "$(realpath "$0")")
 # shellcheck source=../initramfs.sh
 . "$here/../initramfs.sh"
 
-# The guest's disk, its way to the agent, its power button, and how it says that it panicked.
-modules=(virtio_pci virtio_blk vmw_vsock_virtio_transport button evdev pvpanic-mmio)
+# The guest's disk, its way to the agent, its random bytes, its power button, and how it says that it panicked.
+modules=(virtio_pci virtio_blk vmw_vsock_virtio_transport virtio_rng button evdev pvpanic-mmio)
 
 # A panic reaches the VMM through pvpanic, which ends the guest there and then; without it, the guest reboots.
 command_line='console=ttyS0 quiet panic=-1'

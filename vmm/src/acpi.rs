@@ -28,8 +28,8 @@ const OEM_TABLE_ID: [u8; 8] = *b"SUBLETVM";
 const OEM_REVISION: u32 = 1;
 /// Tables start at addresses that are multiples of this.
 const ALIGNMENT: usize = 8;
-/// FADT, x86 boot flags: a keyboard controller to reset by; no VGA, no CMOS clock (ACPI 6.5, table 5.11).
-const BOOT_8042: u16 = 1 << 1;
+/// FADT, x86 boot flags: no VGA, no CMOS clock (ACPI 6.5, table 5.11). That there is a keyboard controller is not
+/// said: it can only reset, which is tried without asking, and looking for a keyboard takes a kernel long.
 const BOOT_NO_VGA: u16 = 1 << 2;
 const BOOT_NO_CMOS_CLOCK: u16 = 1 << 5;
 /// Notification of a pressed button (ACPI 6.5, table 5.150).
@@ -76,7 +76,7 @@ fn fadt(dsdt: u64) -> impl Aml {
         // Both buttons, where there are any, are devices in the DSDT.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
-    fadt.iapc_boot_arch = (BOOT_8042 | BOOT_NO_VGA | BOOT_NO_CMOS_CLOCK).into();
+    fadt.iapc_boot_arch = (BOOT_NO_VGA | BOOT_NO_CMOS_CLOCK).into();
     fadt.reset_reg = port(layout::RESET_PORT);
     fadt.reset_value = RESET_VALUE;
     fadt.sleep_control_reg = port(layout::SLEEP_CONTROL_PORT);

@@ -7,7 +7,7 @@ use std::{
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VmFd};
-use sublet_vmm_protocol::MachineConfig;
+use sublet_vmm_protocol::{DiskConfig, DiskStatus, MachineConfig, config::DISK_QUEUE_MAX};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
@@ -24,7 +24,8 @@ use crate::{
         serial::SerialPort,
         virtio::{
             VirtioDevice,
-            block::{Block, BlockError},
+            block::{Block, BlockError, BlockOptions},
+            rng::{Rng, RngError},
             transport::{Transport, TransportError},
             vsock::{Vsock, VsockError},
         },
@@ -57,10 +58,12 @@ pub enum BuildError {
     Interrupt(#[source] InterruptError),
     #[error("cannot make the console")]
     Console(#[source] ConsoleError),
-    #[error("cannot use a disk")]
-    OpenDisk(#[source] OpenDiskError),
+    #[error("cannot use disks[{number}].path")]
+    OpenDisk { number: usize, source: OpenDiskError },
     #[error("cannot make a disk's device")]
     Block(#[source] BlockError),
+    #[error("cannot make the source of random bytes")]
+    Rng(#[source] RngError),
     #[error("cannot make the vsock card")]
     Vsock(#[source] VsockError),
     #[error("cannot put a device on the PCI bus")]
@@ -73,13 +76,14 @@ pub enum BuildError {
 
 /// Builds a prepared machine. Threads that it starts, and this one, keep to the CPUs that the configuration names.
 pub fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
+    let disks = open_disks(config)?;
     let kvm = kvm::open().map_err(BuildError::Kvm)?;
     let memory = build_memory(config)?;
     let vm = kvm::create_vm(&kvm, &memory).map_err(BuildError::Kvm)?;
     let interrupts = Interrupts::new(vm.clone());
     let console = Arc::new(Console::new(&config.console).map_err(BuildError::Console)?);
-    let pci = Devices { vm: &vm, interrupts: &interrupts, memory: &memory, bus: PciBus::default() }
-        .build(config)?;
+    let devices = Devices { vm: &vm, interrupts: &interrupts, memory: &memory, bus: PciBus::default() };
+    let (pci, disks) = devices.build(config, disks)?;
     let serial_interrupt = interrupts.pin(layout::COM1_GSI).map_err(BuildError::Interrupt)?;
     let bus =
         Arc::new(Bus { serial: SerialPort::new(serial_interrupt, console.clone()), pci: Arc::new(pci) });
@@ -94,10 +98,21 @@ pub fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
         bus,
         console,
         power_button: PowerButton::new(button_interrupt),
+        disks,
         vcpus,
         end,
         stopping,
     })
+}
+
+/// Opens the disks before anything else is made, so that one that is not there costs nothing.
+fn open_disks(config: &MachineConfig) -> Result<Vec<Disk>, BuildError> {
+    let mut disks = Vec::with_capacity(config.disks.len());
+    for (number, disk) in config.disks.iter().enumerate() {
+        let disk = Disk::open(disk, &disks).map_err(|source| BuildError::OpenDisk { number, source })?;
+        disks.push(disk);
+    }
+    Ok(disks)
 }
 
 /// Builds the memory from a CPU of the guest's, so that it lies near them, and then keeps to the CPUs for service.
@@ -136,18 +151,28 @@ struct Devices<'a> {
 
 impl Devices<'_> {
     /// Disks come first and in order, so that the guest names them in that order.
-    fn build(mut self, config: &MachineConfig) -> Result<PciBus, BuildError> {
+    fn build(
+        mut self,
+        config: &MachineConfig,
+        disks: Vec<Disk>,
+    ) -> Result<(PciBus, Vec<DiskStatus>), BuildError> {
         self.bus.add(Box::new(HostBridge::new()));
-        for (number, disk) in config.disks.iter().enumerate() {
-            let disk = Disk::open(disk).map_err(BuildError::OpenDisk)?;
-            let id = format!("sublet-{number}");
-            self.add(Box::new(Block::new(disk, id, self.memory.clone()).map_err(BuildError::Block)?))?;
+        let mut statuses = Vec::with_capacity(disks.len());
+        for (number, (disk, about)) in disks.into_iter().zip(&config.disks).enumerate() {
+            let options = block_options(about, number, config.vcpu_host_cpus.len());
+            let block =
+                Block::new(Arc::new(disk), &options, self.memory.clone()).map_err(BuildError::Block)?;
+            statuses.push(block.status().clone());
+            self.add(Box::new(block))?;
         }
         if let Some(vsock) = &config.vsock {
             let vsock = Vsock::new(vsock.guest_cid, self.memory.clone()).map_err(BuildError::Vsock)?;
             self.add(Box::new(vsock))?;
         }
-        Ok(self.bus)
+        if let Some(rng) = config.rng {
+            self.add(Box::new(Rng::new(rng, self.memory.clone()).map_err(BuildError::Rng)?))?;
+        }
+        Ok((self.bus, statuses))
     }
 
     fn add(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
@@ -155,5 +180,15 @@ impl Devices<'_> {
         let transport = Transport::new(device, slot, self.vm, self.interrupts, self.memory.clone());
         self.bus.add(Box::new(transport.map_err(BuildError::Transport)?));
         Ok(())
+    }
+}
+
+/// How disk `number` is given to the guest; with a queue a vCPU, if nothing else is asked for.
+fn block_options(disk: &DiskConfig, number: usize, vcpus: usize) -> BlockOptions {
+    BlockOptions {
+        number,
+        serial: disk.serial.clone().unwrap_or_else(|| format!("sublet-{number}")),
+        queues: disk.queues.unwrap_or((vcpus as u16).clamp(1, DISK_QUEUE_MAX)),
+        limits: disk.limits,
     }
 }

@@ -210,6 +210,7 @@ impl EventLoop {
             state: self.lifecycle.state().clone(),
             process: std::process::id(),
             vcpus: self.machine.vcpu_threads(),
+            disks: self.machine.disks().to_vec(),
             stop_at_boottime_ns: self.stop_at_boottime_ns,
         })
     }

@@ -27,5 +27,6 @@ pub mod machine;
 pub mod memory;
 pub mod oom;
 pub mod pci;
+pub mod rate_limit;
 pub mod threads;
 pub mod vcpu;

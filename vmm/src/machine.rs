@@ -1,12 +1,15 @@
 //! A machine that has been built: what can be done to it, in which order, is [`crate::lifecycle`]'s to say.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use kvm_ioctls::VmFd;
-use sublet_vmm_protocol::{BootSource, VcpuThread};
+use sublet_vmm_protocol::{BootSource, DiskStatus, VcpuThread};
 
 use crate::{
     arch::x86_64::registers::EntryPoint,
@@ -17,6 +20,9 @@ use crate::{
     vcpu::{GuestEnd, Vcpu},
 };
 
+/// How long a halt waits for requests that the host's disks have in hand.
+const DEVICES_PATIENCE: Duration = Duration::from_secs(10);
+
 pub struct Machine {
     /// Kept open: closing the virtual machine would disconnect its interrupts while its vCPUs run on.
     pub(crate) _vm: Arc<VmFd>,
@@ -24,6 +30,7 @@ pub struct Machine {
     pub(crate) bus: Arc<Bus>,
     pub(crate) console: Arc<Console>,
     pub(crate) power_button: PowerButton,
+    pub(crate) disks: Vec<DiskStatus>,
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) end: Arc<GuestEnd>,
     pub(crate) stopping: Arc<AtomicBool>,
@@ -54,12 +61,14 @@ impl Machine {
         self.power_button.press();
     }
 
-    /// Gets every vCPU out of the guest and stops every device. When it returns nothing of the guest runs.
+    /// Gets every vCPU out of the guest and stops every device. When it returns nothing of the guest runs, and what its
+    /// disks had in hand is done, unless the host's disk hangs: then that may still be done, and the guest's memory
+    /// stays until it is.
     pub fn halt(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.vcpus.iter().for_each(Vcpu::interrupt);
         self.vcpus.iter_mut().for_each(Vcpu::join);
-        self.bus.pci.reset();
+        self.bus.pci.reset(DEVICES_PATIENCE);
         self.console.flush();
     }
 
@@ -70,6 +79,10 @@ impl Machine {
 
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    pub fn disks(&self) -> &[DiskStatus] {
+        &self.disks
     }
 
     pub fn vcpu_threads(&self) -> Vec<VcpuThread> {

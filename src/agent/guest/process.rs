@@ -236,6 +236,7 @@ mod tests {
             memory_mib: 64,
             disks: vec![],
             vsock: None,
+            rng: None,
             console: sublet_vmm_protocol::ConsoleConfig {
                 path: directory.join("console"),
                 capacity_bytes: 4096,

@@ -69,6 +69,14 @@ pub enum ReserveError {
     Memory(u64),
 }
 
+impl Reserve {
+    /// Its CPUs: where everything runs that is no guest's.
+    pub fn host_cpus(&self, cores: &[Core]) -> Vec<u32> {
+        let ordered: BTreeSet<&Core> = cores.iter().collect();
+        ordered.into_iter().flat_map(|core| core.0.iter().copied()).take(self.cpus as usize).collect()
+    }
+}
+
 impl HostResources {
     pub fn cpu_count(&self) -> u32 {
         count(&self.cores)

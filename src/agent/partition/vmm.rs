@@ -4,8 +4,8 @@
 use std::{error::Error, time::Duration};
 
 use sublet_vmm_protocol::{
-    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, Request, Status,
-    VsockConfig,
+    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
+    RngConfig, Status, VsockConfig, config::DISK_QUEUE_MAX,
 };
 
 use super::{
@@ -138,15 +138,18 @@ impl Driver {
 
     fn machine_config(&self, cid: u32) -> MachineConfig {
         let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
-        let disk = DiskConfig { path: self.services.disk(id), read_only: false };
+        let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
+        let disk = DiskConfig { queues: Some(vcpus), ..DiskConfig::new(self.services.disk(id)) };
         MachineConfig {
             version: PROTOCOL_VERSION,
             name: id.to_string(),
             vcpu_host_cpus: self.row.partition.host_cpus.clone(),
-            service_host_cpus: Vec::new(),
+            // Nothing of the host's disturbs a vCPU, the work on its disks least of all.
+            service_host_cpus: self.services.config.reserve.host_cpus(&self.services.inventory.cores),
             memory_mib: allocation.memory_mib,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
+            rng: Some(RngConfig::default()),
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
             control_socket: self.services.vmms.socket(id),
         }

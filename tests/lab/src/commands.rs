@@ -9,6 +9,7 @@ use std::thread;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
+use sublet_lab::bench::{self, Bench, PeerKind};
 use sublet_lab::exec::Command;
 use sublet_lab::{AgentAction, Host, HostOptions, Lab, Recipe, prepare};
 
@@ -61,6 +62,8 @@ enum Action {
     Kill { host: String },
     /// Power a host up again, with its disk
     Start { host: String },
+    /// Measure the VMM in hosts of its own; the last line printed is one JSON object
+    Bench(Measure),
     /// End a host, or all of them, and forget their disks
     Down { host: Option<String> },
 }
@@ -114,6 +117,37 @@ struct Build {
     images: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct Measure {
+    /// What to measure
+    name: BenchName,
+    /// Another VMM to measure beside it: firecracker=FILE or cloud_hypervisor=FILE, a static program
+    #[arg(long = "peer", value_name = "KIND=FILE", value_parser = peer)]
+    peers: Vec<(PeerKind, PathBuf)>,
+    /// Runs of each case that is measured by the wall's clock
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Print nothing but the JSON object
+    #[arg(long)]
+    json: bool,
+    /// Take our static programs from here instead of building them
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BenchName {
+    Boot,
+    Memory,
+    Cpu,
+}
+
+fn peer(text: &str) -> std::result::Result<(PeerKind, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("it is none of the form KIND=FILE")?;
+    let kind = PeerKind::ALL.into_iter().find(|kind| kind.name() == name);
+    Ok((kind.ok_or_else(|| format!("{name} is no VMM that can be run beside ours"))?, path.into()))
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum AgentWord {
     Start,
@@ -144,6 +178,7 @@ impl Arguments {
             Action::Logs { host, log } => logs(&lab()?.host(&host)?, log)?,
             Action::Kill { host } => lab()?.host(&host)?.kill()?,
             Action::Start { host } => start(&lab()?.host(&host)?)?,
+            Action::Bench(measure) => measure.run(system_dir())?,
             Action::Down { host } => down(&lab()?, host)?,
         }
         Ok(ExitCode::SUCCESS)
@@ -199,6 +234,26 @@ impl Up {
                 .collect::<Result<Vec<Host>>>()
         })?;
         print(&hosts, self.json);
+        Ok(())
+    }
+}
+
+impl Measure {
+    fn run(self, system_dir: PathBuf) -> Result<()> {
+        let bench = match self.name {
+            BenchName::Boot => Bench::Boot,
+            BenchName::Memory => Bench::Memory,
+            BenchName::Cpu => Bench::Cpu,
+        };
+        let directory = system_dir.with_file_name("lab-bench");
+        let recipe =
+            Recipe { directory: system_dir, programs: self.programs, agent: false, ..Recipe::default() };
+        let options = bench::Options { recipe, directory, peers: self.peers, runs: self.runs };
+        let report = bench::run(bench, &options, &say)?;
+        if !self.json {
+            print!("{report}");
+        }
+        println!("{}", report.json());
         Ok(())
     }
 }

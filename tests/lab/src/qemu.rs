@@ -21,8 +21,16 @@ const CPU: &str = "qemu64,+svm,+npt,+xsave,+xsaveopt,+avx,+aes,+pclmulqdq,+rdran
                    +popcnt,+fsgsbase,+smep";
 /// An emulated CPU may rest longer than the kernel's watchdogs think right.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=-1 quiet loglevel=4 tsc=reliable nowatchdog";
+/// Where time is counted in instructions, an emulated CPU that rests may never wake: it does not rest.
+const NEVER_RESTING: &str = " idle=poll";
 /// A killed QEMU is gone within moments; past this the machine itself is in trouble.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// What QEMU says of its version; nothing where there is none.
+pub(crate) fn version() -> Option<String> {
+    let output = Command::new(PROGRAM).arg("--version").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.lines().next().map(str::to_owned)
+}
 
 /// A machine to run.
 #[derive(Debug)]
@@ -64,7 +72,7 @@ impl Machine<'_> {
         all.path("-D", self.own_log);
         all.path("-kernel", self.kernel);
         all.path("-initrd", self.initrd);
-        all.option("-append", &[KERNEL_COMMAND_LINE]);
+        all.option("-append", &[KERNEL_COMMAND_LINE, if self.icount { NEVER_RESTING } else { "" }]);
         self.logs(&mut all);
         self.network(&mut all);
         for disk in &self.disks {

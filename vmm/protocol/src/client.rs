@@ -136,6 +136,7 @@ mod tests {
             state: MachineState::Prepared,
             process: 7,
             vcpus: vec![],
+            disks: vec![],
             stop_at_boottime_ns: None,
         }
     }

@@ -15,6 +15,12 @@ pub const MEMORY_MAX_MIB: u64 = 256 * 1024;
 pub const VCPU_MAX: usize = 32;
 /// Most disks a machine can have.
 pub const DISK_MAX: usize = 8;
+/// Most queues that a disk can have.
+pub const DISK_QUEUE_MAX: u16 = 32;
+/// Longest serial number of a disk, in characters (virtio 1.2, 5.2.6).
+pub const SERIAL_MAX: usize = 20;
+/// Largest rate and burst, in a second's operations or bytes (1 TiB).
+pub const RATE_MAX: u64 = 1 << 40;
 /// Context ids 0 to 2 mean the hypervisor, the local machine and the host (virtio 1.2, 5.10.4).
 pub const GUEST_CID_MIN: u32 = 3;
 
@@ -39,6 +45,9 @@ pub struct MachineConfig {
     /// vsock card; none: the guest has no way to the host but the console.
     #[serde(default)]
     pub vsock: Option<VsockConfig>,
+    /// Source of random bytes; none: the guest has only its CPU's.
+    #[serde(default)]
+    pub rng: Option<RngConfig>,
     /// Where the serial console goes.
     pub console: ConsoleConfig,
     /// Path at which the control socket is made; an old socket there is replaced.
@@ -52,6 +61,76 @@ pub struct DiskConfig {
     pub path: PathBuf,
     #[serde(default)]
     pub read_only: bool,
+    /// What the guest reads as the disk's serial number; none: `sublet-` and the disk's number.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// Queues between guest and disk; none: one a vCPU.
+    #[serde(default)]
+    pub queues: Option<u16>,
+    /// Past the host's page cache (O_DIRECT). The guest is told which alignment that asks of it.
+    #[serde(default)]
+    pub direct: bool,
+    /// How fast the guest may use it.
+    #[serde(default)]
+    pub limits: DiskLimits,
+}
+
+impl DiskConfig {
+    /// A disk that can be written, as fast as the host can.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            read_only: false,
+            serial: None,
+            queues: None,
+            direct: false,
+            limits: DiskLimits::default(),
+        }
+    }
+}
+
+/// Limits on a disk's use; none: as fast as the host can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskLimits {
+    /// Every request counts as one.
+    #[serde(default)]
+    pub operations: Option<RateLimit>,
+    /// What is read and written. Zeroing counts only where the host has to write the zeroes.
+    #[serde(default)]
+    pub bytes: Option<RateLimit>,
+}
+
+/// So much a second in the long run, and at once after a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    pub per_second: u64,
+    /// What may go through at once after a pause. One request is never cut: the first that exceeds what is left goes
+    /// through whole, and the next waits until that is made up for.
+    pub burst: u64,
+}
+
+/// virtio-rng: random bytes from the host's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RngConfig {
+    /// Bytes that the guest may draw.
+    #[serde(default = "RngConfig::default_bytes")]
+    pub bytes: RateLimit,
+}
+
+impl RngConfig {
+    /// A guest seeds its own generator with some dozens of bytes, and again every few minutes.
+    fn default_bytes() -> RateLimit {
+        RateLimit { per_second: 64 << 10, burst: 64 << 10 }
+    }
+}
+
+impl Default for RngConfig {
+    fn default() -> Self {
+        Self { bytes: Self::default_bytes() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +177,12 @@ pub enum ConfigError {
     DiskCount(usize),
     #[error("disks: {0:?} is named twice; two disks cannot share one file")]
     SharedDisk(PathBuf),
+    #[error("disks[{disk}].queues: must be 1 to {DISK_QUEUE_MAX}, is {queues}")]
+    Queues { disk: usize, queues: u16 },
+    #[error("disks[{disk}].serial: must be 1 to {SERIAL_MAX} printable ASCII characters, is {serial:?}")]
+    Serial { disk: usize, serial: String },
+    #[error("{field}: rate and burst must be 1 to {RATE_MAX}, are {} and {}", limit.per_second, limit.burst)]
+    Rate { field: String, limit: RateLimit },
     #[error("vsock.guest_cid: must be {GUEST_CID_MIN} to 4294967294, is {0}")]
     GuestCid(u32),
     #[error("console.capacity_bytes: must be 4096 to 67108864, is {0}")]
@@ -142,10 +227,10 @@ impl MachineConfig {
             return Err(ConfigError::DiskCount(self.disks.len()));
         }
         let paths: Vec<&PathBuf> = self.disks.iter().map(|disk| &disk.path).collect();
-        match first_repeated(&paths) {
-            Some(path) => Err(ConfigError::SharedDisk(path.to_path_buf())),
-            None => Ok(()),
+        if let Some(path) = first_repeated(&paths) {
+            return Err(ConfigError::SharedDisk(path.to_path_buf()));
         }
+        self.disks.iter().enumerate().try_for_each(|(number, disk)| disk.validate(number))
     }
 
     fn validate_channels(&self) -> Result<(), ConfigError> {
@@ -154,10 +239,35 @@ impl MachineConfig {
         {
             return Err(ConfigError::GuestCid(vsock.guest_cid));
         }
+        validate_rate("rng.bytes", self.rng.map(|rng| rng.bytes))?;
         if !(4096..=64 << 20).contains(&self.console.capacity_bytes) {
             return Err(ConfigError::ConsoleCapacity(self.console.capacity_bytes));
         }
         Ok(())
+    }
+}
+
+impl DiskConfig {
+    fn validate(&self, disk: usize) -> Result<(), ConfigError> {
+        if let Some(queues) = self.queues.filter(|queues| !(1..=DISK_QUEUE_MAX).contains(queues)) {
+            return Err(ConfigError::Queues { disk, queues });
+        }
+        let is_printable = |serial: &str| serial.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        let is_fine = |serial: &str| (1..=SERIAL_MAX).contains(&serial.len()) && is_printable(serial);
+        if let Some(serial) = self.serial.clone().filter(|serial| !is_fine(serial)) {
+            return Err(ConfigError::Serial { disk, serial });
+        }
+        validate_rate(&format!("disks[{disk}].limits.operations"), self.limits.operations)?;
+        validate_rate(&format!("disks[{disk}].limits.bytes"), self.limits.bytes)
+    }
+}
+
+fn validate_rate(field: &str, limit: Option<RateLimit>) -> Result<(), ConfigError> {
+    let is_fine =
+        |limit: &RateLimit| [limit.per_second, limit.burst].iter().all(|rate| (1..=RATE_MAX).contains(rate));
+    match limit.filter(|limit| !is_fine(limit)) {
+        Some(limit) => Err(ConfigError::Rate { field: field.into(), limit }),
+        None => Ok(()),
     }
 }
 

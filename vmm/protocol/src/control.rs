@@ -54,8 +54,30 @@ pub struct Status {
     pub process: u32,
     /// Host thread of each vCPU, in vCPU order.
     pub vcpus: Vec<VcpuThread>,
+    /// How each disk is served, in the order of the configuration. A VMM from before this was told says nothing.
+    #[serde(default)]
+    pub disks: Vec<DiskStatus>,
     /// As last set with [`Request::StopAt`].
     pub stop_at_boottime_ns: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Host thread that serves it.
+    pub thread: u32,
+    pub queues: u16,
+    #[serde(flatten)]
+    pub engine: DiskEngine,
+}
+
+/// What carries out a disk's requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "engine", rename_all = "snake_case")]
+pub enum DiskEngine {
+    /// Many at once.
+    IoUring,
+    /// One after another, since this host's kernel gives no io_uring; `reason` is for people.
+    Blocking { reason: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,9 +13,15 @@ pub mod control;
 mod line;
 
 pub use client::{Control, ControlError, REPLY_TIMEOUT};
-pub use config::{BootSource, ConfigError, ConsoleConfig, DiskConfig, MachineConfig, VsockConfig};
+pub use config::{
+    BootSource, ConfigError, ConsoleConfig, DiskConfig, DiskLimits, MachineConfig, RateLimit, RngConfig,
+    VsockConfig,
+};
 pub use console::{ConsoleLog, ConsoleLogError, ConsoleSlice};
-pub use control::{Ended, MachineState, Refusal, RefusalCode, Reply, Request, Status, Stopped, VcpuThread};
+pub use control::{
+    DiskEngine, DiskStatus, Ended, MachineState, Refusal, RefusalCode, Reply, Request, Status, Stopped,
+    VcpuThread,
+};
 pub use line::{LINE_LIMIT, LineError, read_line, write_line};
 
 /// Version of this protocol. A VMM answers a request of another major version with

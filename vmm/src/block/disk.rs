@@ -1,76 +1,111 @@
 //! A raw file or block device as a disk.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Seek, SeekFrom},
     os::{
-        fd::AsRawFd,
-        unix::fs::{FileTypeExt, OpenOptionsExt},
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{
+    AtFlags, FlockOperation, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, flock, ioctl_blksszget, statx,
+};
 use sublet_vmm_protocol::DiskConfig;
 use thiserror::Error;
-use vm_memory::{GuestMemory as _, Permissions, VolatileSlice};
 
-use super::{SECTOR_SIZE, request::Segment};
-use crate::memory::GuestMemory;
+use super::SECTOR_SIZE;
+
+/// Largest block of a disk; larger ones than a page no guest takes.
+const BLOCK_MAX: u32 = 4096;
+/// Largest preferred size of an access that is passed on to the guest.
+const PREFERRED_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Error)]
 pub enum OpenDiskError {
-    #[error("cannot open disk {path:?}")]
-    Open { path: std::path::PathBuf, source: io::Error },
-    #[error("disk {path:?} is neither a file nor a block device")]
-    NotADisk { path: std::path::PathBuf },
-    #[error("disk {path:?} is in use by another process")]
-    InUse { path: std::path::PathBuf, source: rustix::io::Errno },
-    #[error("disk {path:?} is smaller than one sector of {SECTOR_SIZE} bytes")]
-    Empty { path: std::path::PathBuf },
+    #[error("cannot open {path:?}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot open {path:?} past the page cache; its file system may lack O_DIRECT")]
+    OpenDirect { path: PathBuf, source: io::Error },
+    #[error("{path:?} is neither a file nor a block device")]
+    NotADisk { path: PathBuf },
+    #[error("{path:?} is the same disk as {other:?}; two disks cannot share one")]
+    Shared { path: PathBuf, other: PathBuf },
+    #[error("{path:?} is in use by another process")]
+    InUse { path: PathBuf, source: rustix::io::Errno },
+    #[error("{path:?} is smaller than one block of {block} bytes")]
+    Empty { path: PathBuf, block: u32 },
+    #[error("{path:?} has blocks of {block} bytes; {BLOCK_MAX} at most can be passed on to a guest")]
+    Blocks { path: PathBuf, block: u32 },
 }
 
-/// Which way bytes go.
+/// What makes two paths the same disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    /// From the disk into the guest's memory.
-    In,
-    Out,
+enum Identity {
+    File { device: u64, inode: u64 },
+    Device(u64),
+}
+
+/// How the host's kernel wants a disk to be accessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Offsets and lengths must be multiples of this many bytes.
+    pub block: u32,
+    /// So must be addresses and lengths in memory; 1 where it does not matter.
+    pub memory_alignment: u32,
+    /// Accesses of multiples of this many bytes are efficient.
+    pub preferred: u32,
 }
 
 /// An open disk. Its size is what it was when it was opened.
 #[derive(Debug)]
 pub struct Disk {
     file: File,
+    path: PathBuf,
+    identity: Identity,
     bytes: u64,
     read_only: bool,
+    shape: Shape,
+    /// The host cannot zero a range of it other than by writing zeroes.
+    lacks_zeroing: AtomicBool,
 }
 
 impl Disk {
-    /// Opens a disk and keeps other machines from writing to it.
-    pub fn open(config: &DiskConfig) -> Result<Self, OpenDiskError> {
+    /// Opens a disk and keeps other machines from writing to it. `others` are this machine's, opened before.
+    pub fn open(config: &DiskConfig, others: &[Self]) -> Result<Self, OpenDiskError> {
         let path = config.path.clone();
         let failed = |source| OpenDiskError::Open { path: path.clone(), source };
-        let mut file = File::options()
-            .read(true)
-            .write(!config.read_only)
-            // A pipe in the place of a disk must not keep this process waiting.
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(failed)?;
-        let kind = file.metadata().map_err(failed)?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(OpenDiskError::NotADisk { path });
+        let file = open_file(config)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let identity = identity(&metadata).ok_or_else(|| OpenDiskError::NotADisk { path: path.clone() })?;
+        if let Some(other) = others.iter().find(|other| other.identity == identity) {
+            return Err(OpenDiskError::Shared { path, other: other.path.clone() });
         }
-        let lock = match config.read_only {
-            true => FlockOperation::NonBlockingLockShared,
-            false => FlockOperation::NonBlockingLockExclusive,
-        };
-        flock(&file, lock).map_err(|source| OpenDiskError::InUse { path: path.clone(), source })?;
-        let end = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        match end - end % SECTOR_SIZE {
-            0 => Err(OpenDiskError::Empty { path }),
-            bytes => Ok(Self { file, bytes, read_only: config.read_only }),
+        lock(&file, config)?;
+        let shape = shape(&file, &metadata, config).map_err(failed)?;
+        if shape.block > BLOCK_MAX {
+            return Err(OpenDiskError::Blocks { path, block: shape.block });
         }
+        let end = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+        match end - end % u64::from(shape.block) {
+            0 => Err(OpenDiskError::Empty { path, block: shape.block }),
+            bytes => Ok(Self {
+                file,
+                path,
+                identity,
+                bytes,
+                read_only: config.read_only,
+                shape,
+                lacks_zeroing: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn sectors(&self) -> u64 {
@@ -81,176 +116,144 @@ impl Disk {
         self.read_only
     }
 
-    /// Reads from byte `offset` on into the guest's memory.
-    pub fn read(&self, memory: &GuestMemory, into: &[Segment], offset: u64) -> io::Result<()> {
-        self.transfer(Direction::In, memory, into, offset)
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
-    /// Writes what is in the guest's memory from byte `offset` on.
-    pub fn write(&self, memory: &GuestMemory, from: &[Segment], offset: u64) -> io::Result<()> {
-        self.transfer(Direction::Out, memory, from, offset)
+    /// Whether these bytes lie on the disk and begin and end with a block.
+    pub fn has(&self, offset: u64, bytes: u64) -> bool {
+        let is_aligned = |number: u64| number.is_multiple_of(u64::from(self.shape.block));
+        offset.checked_add(bytes).is_some_and(|end| end <= self.bytes)
+            && is_aligned(offset)
+            && is_aligned(bytes)
     }
 
-    /// Returns once everything written is on the disk.
-    pub fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+    /// Whether zeroing costs as much as writing: so it does where the host has to write the zeroes, and may on a block
+    /// device, whose kernel does it unasked.
+    pub fn is_zeroed_by_writing(&self) -> bool {
+        self.lacks_zeroing() || matches!(self.identity, Identity::Device(_))
     }
 
-    fn transfer(
-        &self,
-        direction: Direction,
-        memory: &GuestMemory,
-        segments: &[Segment],
-        offset: u64,
-    ) -> io::Result<()> {
-        let slices = slices(direction, memory, segments)?;
-        let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
-        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let mut parts: Vec<libc::iovec> = slices.iter().map(iovec).collect();
-        let (mut parts, mut at) = (parts.as_mut_slice(), offset);
-        while !parts.is_empty() {
-            match self.transfer_some(direction, parts, at)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                done => {
-                    parts = skip(parts, done);
-                    at += done as u64;
-                }
-            }
-        }
-        Ok(())
+    /// Whether the kernel has said that it cannot zero a range.
+    pub fn lacks_zeroing(&self) -> bool {
+        self.lacks_zeroing.load(Ordering::Relaxed)
     }
 
-    /// One system call's worth; `parts` point into slices of the guest's memory that the caller holds.
-    fn transfer_some(&self, direction: Direction, parts: &[libc::iovec], offset: u64) -> io::Result<usize> {
-        let (file, count) =
-            (self.file.as_raw_fd(), parts.len().min(libc::UIO_MAXIOV as usize) as libc::c_int);
-        let offset = offset as libc::off_t;
-        loop {
-            // SAFETY: `parts` has at least `count` entries, and each describes memory of the guest's mapping, which
-            // outlives the call and into which no Rust reference points; the kernel checks file and offset.
-            let done = unsafe {
-                match direction {
-                    Direction::In => libc::preadv(file, parts.as_ptr(), count, offset),
-                    Direction::Out => libc::pwritev(file, parts.as_ptr(), count, offset),
-                }
-            };
-            match usize::try_from(done) {
-                Ok(done) => return Ok(done),
-                Err(_) => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error => return Err(error),
-                },
-            }
-        }
+    /// The kernel has just said so.
+    pub fn learn_that_it_lacks_zeroing(&self) {
+        self.lacks_zeroing.store(true, Ordering::Relaxed);
     }
 }
 
-/// The pieces of the guest's memory that the segments name; an error if any of it is not memory.
-fn slices<'a>(
-    direction: Direction,
-    memory: &'a GuestMemory,
-    segments: &[Segment],
-) -> io::Result<Vec<VolatileSlice<'a>>> {
-    let access = match direction {
-        Direction::In => Permissions::Write,
-        Direction::Out => Permissions::Read,
+impl AsFd for Disk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn open_file(config: &DiskConfig) -> Result<File, OpenDiskError> {
+    let path = || config.path.clone();
+    let mut flags = OFlags::NONBLOCK;
+    flags.set(OFlags::DIRECT, config.direct);
+    // Has the kernel keep everybody else off a block device, its partitions and the whole of it; files ignore it.
+    flags.set(OFlags::EXCL, !config.read_only);
+    // A pipe in the place of a disk must not keep this process waiting, so it is opened without; but io_uring would
+    // take the flag for "never wait for the disk".
+    let opened = File::options()
+        .read(true)
+        .write(!config.read_only)
+        .custom_flags(flags.bits() as i32)
+        .open(path())
+        .and_then(|file| {
+            fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+            Ok(file)
+        });
+    opened.map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY) => OpenDiskError::InUse { path: path(), source: rustix::io::Errno::BUSY },
+        Some(libc::EINVAL) if config.direct => OpenDiskError::OpenDirect { path: path(), source },
+        _ => OpenDiskError::Open { path: path(), source },
+    })
+}
+
+fn identity(metadata: &Metadata) -> Option<Identity> {
+    let kind = metadata.file_type();
+    if kind.is_block_device() {
+        return Some(Identity::Device(metadata.rdev()));
+    }
+    kind.is_file().then(|| Identity::File { device: metadata.dev(), inode: metadata.ino() })
+}
+
+fn lock(file: &File, config: &DiskConfig) -> Result<(), OpenDiskError> {
+    let lock = match config.read_only {
+        true => FlockOperation::NonBlockingLockShared,
+        false => FlockOperation::NonBlockingLockExclusive,
     };
-    let mut all = Vec::with_capacity(segments.len());
-    for segment in segments {
-        let pieces = memory.get_slices(segment.address, segment.length as usize, access);
-        for piece in pieces.map_err(io::Error::other)? {
-            all.push(piece.map_err(io::Error::other)?);
-        }
-    }
-    Ok(all)
+    flock(file, lock).map_err(|source| OpenDiskError::InUse { path: config.path.clone(), source })
 }
 
-fn iovec(slice: &VolatileSlice<'_>) -> libc::iovec {
-    libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() }
+fn shape(file: &File, metadata: &Metadata, config: &DiskConfig) -> io::Result<Shape> {
+    let preferred = metadata.blksize().clamp(SECTOR_SIZE, PREFERRED_MAX) as u32;
+    let (block, memory_alignment) = match config.direct {
+        true => direct_alignment(file, metadata)?,
+        false => (SECTOR_SIZE as u32, 1),
+    };
+    Ok(Shape { block, memory_alignment, preferred: preferred.max(block) })
 }
 
-/// What is left of `parts` after their first `done` bytes.
-fn skip(parts: &mut [libc::iovec], mut done: usize) -> &mut [libc::iovec] {
-    let whole = parts.iter().take_while(|part| {
-        let is_done = part.iov_len <= done;
-        done -= if is_done { part.iov_len } else { 0 };
-        is_done
-    });
-    let whole = whole.count();
-    let rest = &mut parts[whole..];
-    if let Some(first) = rest.first_mut() {
-        first.iov_base = first.iov_base.wrapping_byte_add(done);
-        first.iov_len -= done;
-    }
-    rest
+/// Alignment that O_DIRECT asks for, on the disk and in memory. Kernels before 6.1, and some file systems, do not say.
+fn direct_alignment(file: &File, metadata: &Metadata) -> io::Result<(u32, u32)> {
+    let about = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
+    let is_told = about.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && about.stx_dio_offset_align != 0;
+    let block = match is_told {
+        true => about.stx_dio_offset_align,
+        false if metadata.file_type().is_block_device() => ioctl_blksszget(file)?,
+        false => BLOCK_MAX,
+    };
+    let memory_alignment = if is_told { about.stx_dio_mem_align.max(1) } else { block };
+    Ok((block.max(SECTOR_SIZE as u32), memory_alignment))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
-
-    use vm_memory::{Bytes, GuestAddress};
+    use std::{
+        fs,
+        os::unix::fs::symlink,
+        path::{Path, PathBuf},
+    };
 
     use super::*;
 
-    fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    fn file(bytes: usize) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk");
-        fs::write(&path, bytes).unwrap();
+        fs::write(&path, vec![0; bytes]).unwrap();
         (directory, path)
     }
 
-    fn open(path: &std::path::Path, read_only: bool) -> Result<Disk, OpenDiskError> {
-        Disk::open(&DiskConfig { path: path.to_owned(), read_only })
-    }
-
-    fn memory() -> GuestMemory {
-        GuestMemory::from_ranges(&[(GuestAddress(0), 0x4000), (GuestAddress(0x4000), 0x4000)]).unwrap()
-    }
-
-    fn segment(address: u64, length: u32) -> Segment {
-        Segment { address: GuestAddress(address), length }
+    fn open(path: &Path, read_only: bool) -> Result<Disk, OpenDiskError> {
+        Disk::open(&DiskConfig { read_only, ..DiskConfig::new(path) }, &[])
     }
 
     #[test]
-    fn bytes_go_both_ways_in_pieces_and_across_regions() {
-        let (_directory, path) = file(&[0; 4096]);
-        let (disk, memory) = (open(&path, false).unwrap(), memory());
-        let data: Vec<u8> = (0..1024u32).map(|at| at as u8).collect();
-        memory.write_slice(&data, GuestAddress(0x3e00)).unwrap();
-        disk.write(&memory, &[segment(0x3e00, 100), segment(0x3e64, 924)], 512).unwrap();
-        assert_eq!(fs::read(&path).unwrap()[512..1536], data);
-        disk.read(&memory, &[segment(0x100, 512), segment(0x3f00, 512)], 512).unwrap();
-        let mut back = vec![0; 512];
-        memory.read_slice(&mut back, GuestAddress(0x3f00)).unwrap();
-        assert_eq!(back, data[512..]);
+    fn a_disk_is_as_many_whole_sectors_as_its_file() {
+        let (_directory, path) = file(1500);
+        let disk = open(&path, false).unwrap();
+        assert_eq!((disk.sectors(), disk.bytes()), (2, 1024));
     }
 
     #[test]
-    fn nothing_beyond_the_end_is_touched() {
-        let (_directory, path) = file(&[7; 1000]);
-        let (disk, memory) = (open(&path, false).unwrap(), memory());
-        assert_eq!(disk.sectors(), 1);
-        for offset in [512, 1, u64::MAX - 10] {
-            assert!(disk.write(&memory, &[segment(0, 512)], offset).is_err(), "{offset}");
-        }
-        assert_eq!(fs::read(&path).unwrap(), [7; 1000]);
-    }
-
-    #[test]
-    fn what_is_not_memory_is_refused() {
-        let (_directory, path) = file(&[0; 4096]);
-        let (disk, memory) = (open(&path, false).unwrap(), memory());
-        for bad in [segment(0x8000, 512), segment(0x7f00, 512), segment(u64::MAX - 4, 512)] {
-            assert!(disk.read(&memory, &[bad], 0).is_err(), "{bad:?}");
+    fn a_disk_has_whole_blocks_within_its_end_and_no_others() {
+        let (_directory, path) = file(4096);
+        let disk = open(&path, false).unwrap();
+        assert!(disk.has(0, 4096) && disk.has(512, 512) && disk.has(4096, 0));
+        for (offset, bytes) in [(0, 4608), (4096, 512), (1, 512), (0, 511), (u64::MAX - 511, 1024)] {
+            assert!(!disk.has(offset, bytes), "{offset} {bytes}");
         }
     }
 
     #[test]
     fn a_disk_that_is_written_by_one_machine_is_not_given_to_another() {
-        let (_directory, path) = file(&[0; 4096]);
+        let (_directory, path) = file(4096);
         let _first = open(&path, false).unwrap();
         for read_only in [true, false] {
             assert!(matches!(open(&path, read_only), Err(OpenDiskError::InUse { .. })));
@@ -258,29 +261,43 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_nobody_writes_can_be_shared() {
-        let (_directory, path) = file(&[0; 4096]);
+    fn a_disk_that_nobody_writes_can_be_shared_between_machines() {
+        let (_directory, path) = file(4096);
         let _first = open(&path, true).unwrap();
         assert!(open(&path, true).is_ok());
     }
 
     #[test]
+    fn one_disk_by_two_names_is_still_one() {
+        let (directory, path) = file(4096);
+        let [link, hard] = ["link", "hard"].map(|name| directory.path().join(name));
+        symlink(&path, &link).unwrap();
+        fs::hard_link(&path, &hard).unwrap();
+        let first = [open(&path, true).unwrap()];
+        for name in [link, hard] {
+            let second = Disk::open(&DiskConfig { read_only: true, ..DiskConfig::new(&name) }, &first);
+            assert!(matches!(second, Err(OpenDiskError::Shared { path, .. }) if path == name));
+        }
+    }
+
+    #[test]
     fn what_is_no_disk_is_named() {
-        let (directory, path) = file(&[]);
-        assert!(matches!(open(&path, true), Err(OpenDiskError::Empty { .. })));
+        let (directory, path) = file(0);
+        assert!(matches!(open(&path, true), Err(OpenDiskError::Empty { block: 512, .. })));
         assert!(matches!(open(directory.path(), true), Err(OpenDiskError::NotADisk { .. })));
         assert!(matches!(open(&directory.path().join("x"), true), Err(OpenDiskError::Open { .. })));
     }
 
     #[test]
-    fn a_part_of_a_transfer_is_skipped_wherever_it_ends() {
-        for done in 0..=12 {
-            let mut bytes = [0u8; 12];
-            let base = bytes.as_mut_ptr();
-            let mut parts =
-                [3usize, 4, 5].map(|length| libc::iovec { iov_base: base.cast(), iov_len: length });
-            let left: usize = skip(&mut parts, done).iter().map(|part| part.iov_len).sum();
-            assert_eq!(left, 12 - done);
+    fn a_disk_past_the_page_cache_says_how_it_is_to_be_accessed() {
+        let (_directory, path) = file(1 << 20);
+        match Disk::open(&DiskConfig { direct: true, ..DiskConfig::new(&path) }, &[]) {
+            Ok(disk) => {
+                let shape = disk.shape();
+                assert!(shape.block.is_power_of_two() && shape.preferred >= shape.block, "{shape:?}");
+            }
+            // Not every file system has it; that is said then.
+            Err(error) => assert!(matches!(error, OpenDiskError::OpenDirect { .. }), "{error}"),
         }
     }
 }

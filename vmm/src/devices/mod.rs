@@ -33,6 +33,7 @@ impl Bus {
             layout::COM1_PORT..=COM1_LAST => self.serial.read(port - layout::COM1_PORT, data),
             layout::PVPANIC_PORT => pvpanic::read(data),
             layout::SLEEP_STATUS_PORT => power::read_sleep_status(data),
+            layout::I8042_COMMAND_PORT => power::read_keyboard_controller(data),
             layout::PCI_CONFIG_ADDRESS_PORT => self.pci.read_address(data),
             layout::PCI_CONFIG_DATA_PORT..=PCI_CONFIG_DATA_LAST => {
                 self.pci.read_data(port - layout::PCI_CONFIG_DATA_PORT, data);

@@ -22,6 +22,8 @@ const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_ENABLE: u8 = 1 << 5;
 /// Sleep status register: WAK_STS. A machine that has never slept has not woken up.
 const AWAKE: u8 = 0;
+/// Keyboard controller status: nothing to be read, and room for a command.
+const KEYBOARD_READY: u8 = 0;
 /// Keyboard controller command that pulses the CPU's reset line.
 const PULSE_RESET: u8 = 0xfe;
 /// Reset control register: do it, and do it to the whole machine.
@@ -51,6 +53,11 @@ pub fn read_sleep_status(data: &mut [u8]) {
 pub fn write_sleep_control(data: &[u8]) -> Option<Ended> {
     let off = SLEEP_ENABLE | SLEEP_TYPE_OFF << SLEEP_TYPE_SHIFT;
     (data == [off]).then_some(Ended::PoweredOff)
+}
+
+/// A kernel about to reset waits until the controller takes a command: of all ones it would ask 65,536 times.
+pub fn read_keyboard_controller(data: &mut [u8]) {
+    data.fill(KEYBOARD_READY);
 }
 
 pub fn write_keyboard_controller(data: &[u8]) -> Option<Ended> {

@@ -1,5 +1,7 @@
 //! The bus's first function, by which an operating system that probes finds that there is a bus.
 
+use std::time::Duration;
+
 use super::{
     PciFunction,
     config_space::{ConfigSpace, Identity},
@@ -43,5 +45,7 @@ impl PciFunction for HostBridge {
 
     fn write_registers(&mut self, _offset: u64, _data: &[u8]) {}
 
-    fn reset(&mut self) {}
+    fn reset(&mut self, _patience: Duration) -> bool {
+        true
+    }
 }

@@ -7,9 +7,12 @@ pub mod config_space;
 pub mod host_bridge;
 pub mod msix;
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use crate::arch::layout;
@@ -22,8 +25,9 @@ pub trait PciFunction: Send {
     /// Reads the function's registers at `offset` below [`layout::PCI_BAR_SIZE`].
     fn read_registers(&mut self, offset: u64, data: &mut [u8]);
     fn write_registers(&mut self, offset: u64, data: &[u8]);
-    /// Stops whatever the function does in the background.
-    fn reset(&mut self);
+    /// Stops whatever the function does in the background, and waits for it, but no longer than `patience`. Whether it
+    /// has stopped.
+    fn reset(&mut self, patience: Duration) -> bool;
 }
 
 /// Bytes of a function's configuration space in ECAM (PCI Express Base 6.0, 7.2.2).
@@ -54,11 +58,13 @@ impl PciBus {
         self.slots.push(Mutex::new(function));
     }
 
-    /// Stops what every function does in the background.
-    pub fn reset(&self) {
-        (0..self.slots.len())
-            .filter_map(|slot| self.function(slot))
-            .for_each(|mut function| function.reset());
+    /// Stops what every function does in the background, and waits for all of them, but no longer than `patience`.
+    /// Whether all have stopped.
+    pub fn reset(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let functions = || (0..self.slots.len()).filter_map(|slot| self.function(slot));
+        functions().for_each(|mut function| _ = function.reset(Duration::ZERO));
+        functions().all(|mut function| function.reset(deadline.saturating_duration_since(Instant::now())))
     }
 
     /// Reads the configuration address register.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
+mod devices;
 mod vmm;
 
 use std::{fs, path::Path};
@@ -119,25 +120,6 @@ fn a_kernel_that_cannot_be_started_is_named_and_another_can_be() {
     assert_eq!((vmm.status().state, vmm.status().generation), (MachineState::Prepared, 1));
     vmm.boot(good);
     assert_eq!(vmm.end(), Ended::PoweredOff);
-}
-
-#[test]
-fn a_disk_keeps_what_the_guest_writes_and_only_where_it_may() {
-    let (written, mut kept) = (disk("written", 1 << 20), disk("kept", 1 << 20));
-    kept.read_only = true;
-    let mut config = machine(2);
-    config.disks = vec![written.clone(), kept.clone()];
-    let mut vmm = Vmm::prepare(config);
-    vmm.boot(Image::BzImage61.running(&format!(
-        "{MODULES}; dd if=/bin/busybox of=/dev/vda bs=4k count=256 conv=fsync; \
-         cmp -n 1048576 /bin/busybox /dev/vda || echo differs; \
-         echo x > /dev/vdb; sync; cat /sys/block/vda/serial; echo; poweroff -f"
-    )));
-    assert_eq!(vmm.end(), Ended::PoweredOff);
-    let console = vmm.console();
-    assert!(console.contains("sublet-0") && !console.contains("differs"), "{console}");
-    assert!(fs::read(&written.path).unwrap().starts_with(b"\x7fELF"));
-    assert!(fs::read(&kept.path).unwrap().iter().all(|byte| *byte == 0));
 }
 
 #[test]

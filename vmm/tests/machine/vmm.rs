@@ -46,6 +46,7 @@ pub(crate) fn machine(vcpus: u32) -> MachineConfig {
         memory_mib: 192,
         disks: vec![],
         vsock: None,
+        rng: None,
         console: ConsoleConfig { path: path("console"), capacity_bytes: 256 * 1024 },
         control_socket: path("control"),
         name,
@@ -56,7 +57,7 @@ pub(crate) fn machine(vcpus: u32) -> MachineConfig {
 pub(crate) fn disk(name: &str, bytes: u64) -> DiskConfig {
     let path = PathBuf::from(format!("/run/{name}.disk"));
     fs::File::create(&path).unwrap().set_len(bytes).unwrap();
-    DiskConfig { path, read_only: false }
+    DiskConfig::new(path)
 }
 
 /// Runs the VMM's program with that on its standard input, to its end: that of the launcher.
@@ -96,7 +97,7 @@ impl Image {
 }
 
 /// Loads the image's modules, as its init does.
-pub(crate) const MODULES: &str = "while read -r m; do insmod /lib/modules/$m.ko; done </etc/modules";
+pub(crate) const MODULES: &str = "modprobe -a $(cat /etc/modules)";
 
 impl Vmm {
     pub(crate) fn prepare(config: MachineConfig) -> Self {

@@ -21,6 +21,7 @@ fn wanted(cpus: u32) -> Allocation {
 fn the_reserve_is_the_lowest_cores_and_is_never_lent() {
     let all = smt().carve(&wanted(6), &[]).unwrap();
     assert_eq!(all.cpus, [1, 2, 3, 5, 6, 7]);
+    assert_eq!(RESERVE.host_cpus(&host(&[&[1, 5], &[0, 4]]).cores), [0, 4]);
     assert_eq!(smt().carve(&wanted(8), &[]), Err(CarveError::Cpus { wanted: 8, free: 6 }));
 }
 

@@ -1,5 +1,5 @@
 //! Runs inside a lab host, started by its init, and serves [`sublet_lab::exec`]; as `sublet-lab-host keep-machine`
-//! it keeps a virtual machine open.
+//! it keeps a virtual machine open, as `sublet-lab-host bench TASK` it measures.
 
 use std::env;
 use std::error::Error;
@@ -8,10 +8,22 @@ use std::path::Path;
 use std::thread;
 
 use kvm_ioctls::Kvm;
+use sublet_lab::bench::inside::perform;
 use sublet_lab::exec::{Secret, server};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    if env::args().nth(1).as_deref() == Some("keep-machine") { keep_machine() } else { serve() }
+    match env::args().nth(1).as_deref() {
+        Some("keep-machine") => keep_machine(),
+        Some("bench") => bench(&env::args().nth(2).unwrap_or_default()),
+        _ => serve(),
+    }
+}
+
+/// Performs one task of a benchmark, and prints what was measured.
+fn bench(task: &str) -> Result<(), Box<dyn Error>> {
+    let reading = perform(&serde_json::from_str(task)?)?;
+    println!("{}", serde_json::to_string(&reading)?);
+    Ok(())
 }
 
 fn serve() -> Result<(), Box<dyn Error>> {

@@ -9,13 +9,14 @@ fn machine() -> MachineConfig {
         memory_mib: 256,
         disks: vec![disk("/a"), disk("/b")],
         vsock: Some(VsockConfig { guest_cid: GUEST_CID_MIN }),
+        rng: Some(RngConfig::default()),
         console: ConsoleConfig { path: "/console".into(), capacity_bytes: 65536 },
         control_socket: "/control".into(),
     }
 }
 
 fn disk(path: &str) -> DiskConfig {
-    DiskConfig { path: path.into(), read_only: false }
+    DiskConfig::new(path)
 }
 
 /// What is wrong with a machine that is right but for this change.
@@ -40,6 +41,10 @@ fn what_may_be_left_out_can_be_left_out() {
     let config: MachineConfig = serde_json::from_str(text).unwrap();
     assert_eq!(config.validate(), Ok(()));
     assert_eq!((config.disks.len(), config.vsock, config.service_host_cpus.len()), (0, None, 0));
+    assert_eq!(config.rng, None);
+    let disk: DiskConfig = serde_json::from_str(r#"{"path":"/a"}"#).unwrap();
+    assert_eq!(disk, DiskConfig::new("/a"));
+    assert_eq!(serde_json::from_str::<RngConfig>("{}").unwrap(), RngConfig::default());
 }
 
 #[test]
@@ -84,6 +89,42 @@ fn disks_are_counted_and_none_is_named_twice() {
     assert_eq!(wrong(|config| config.disks = many), ConfigError::DiskCount(DISK_MAX + 1));
     let twice = vec![disk("/a"), disk("/b"), disk("/a")];
     assert_eq!(wrong(|config| config.disks = twice), ConfigError::SharedDisk("/a".into()));
+}
+
+#[test]
+fn a_disk_has_neither_no_queues_nor_endless_ones() {
+    for queues in [0, DISK_QUEUE_MAX + 1, u16::MAX] {
+        assert_eq!(
+            wrong(|config| config.disks[1].queues = Some(queues)),
+            ConfigError::Queues { disk: 1, queues }
+        );
+    }
+    let mut config = machine();
+    config.disks[0].queues = Some(DISK_QUEUE_MAX);
+    assert_eq!(config.validate(), Ok(()));
+}
+
+#[test]
+fn a_serial_number_fits_and_can_be_printed() {
+    for serial in ["", "123456789012345678901", "a\n", "\u{e4}"] {
+        let error = wrong(|config| config.disks[0].serial = Some(serial.into()));
+        assert_eq!(error, ConfigError::Serial { disk: 0, serial: serial.into() });
+    }
+}
+
+#[test]
+fn a_rate_is_neither_zero_nor_beyond_counting() {
+    for limit in [(0, 1), (1, 0), (RATE_MAX + 1, 1), (1, u64::MAX)] {
+        let limit = RateLimit { per_second: limit.0, burst: limit.1 };
+        let told = wrong(|config| config.disks[1].limits.bytes = Some(limit)).to_string();
+        assert!(told.starts_with("disks[1].limits.bytes: rate and burst must be 1 to"), "{told}");
+        assert!(matches!(
+            wrong(|config| config.disks[0].limits.operations = Some(limit)),
+            ConfigError::Rate { .. }
+        ));
+        let rng = wrong(|config| config.rng = Some(RngConfig { bytes: limit }));
+        assert_eq!(rng, ConfigError::Rate { field: "rng.bytes".into(), limit });
+    }
 }
 
 #[test]

@@ -1,12 +1,18 @@
 //! virtio devices (virtio 1.2), modern PCI transport, MSI-X only.
 //!
 //! A device is what [`VirtioDevice`] says; the [`transport`] is the same for all: it negotiates features, collects
-//! the queues' configuration and hands them over, once, when the driver is ready.
+//! the queues' configuration and hands them over, once, when the driver is ready. A [`worker`] is a thread that serves
+//! a device's queues.
+//!
+//! Each device's folder has the same files: `device` is what the transport sees, `config` what the driver reads of it,
+//! `queue` what is done with what the driver offers.
 
 pub mod block;
 pub mod common_config;
+pub mod rng;
 pub mod transport;
 pub mod vsock;
+pub mod worker;
 
 use std::{
     io,
@@ -14,6 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -40,8 +47,9 @@ pub trait VirtioDevice: Send {
     fn config(&self) -> &[u8];
     /// The driver is ready: starts serving. Queues that the driver left out are none.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
-    /// Stops serving; returns once nothing of the guest's memory is touched any more.
-    fn reset(&mut self);
+    /// Stops serving, and waits for what is in hand, but no longer than `patience`. True: nothing of the guest's
+    /// memory is touched any more. False: to be asked again.
+    fn reset(&mut self, patience: Duration) -> bool;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +91,8 @@ pub struct DeviceFailure {
 pub enum ActivateError {
     #[error("the driver left out queue {0}")]
     MissingQueue(usize),
+    #[error("the device's thread has ended")]
+    NoThread,
     #[error("cannot give the kernel's vhost device {what}")]
     Vhost { what: &'static str, source: vhost::Error },
 }

@@ -1,6 +1,6 @@
 //! virtio over PCI (virtio 1.2, 4.1): a function whose capabilities say where in its registers to find what.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use thiserror::Error;
@@ -44,6 +44,9 @@ const PENDING_START: u64 = 0x5000;
 const PENDING_SIZE: u64 = 0x1000;
 /// Bytes between the notification registers of two queues.
 const NOTIFY_STEP: u32 = 4;
+/// How long a driver's reset keeps its vCPU waiting. What takes longer the driver sees by the status, which it has to
+/// read until it is 0 (virtio 1.2, 2.4.2).
+const RESET_PATIENCE: Duration = Duration::from_millis(5);
 
 /// Vendor-specific capability, and the kinds that virtio makes of it (virtio 1.2, 4.1.4).
 const CAPABILITY_ID: u8 = 0x09;
@@ -87,6 +90,8 @@ pub struct Transport {
     msix_capability: usize,
     access_capability: usize,
     failure: DeviceFailure,
+    /// The device still has something of its last driver's in hand.
+    is_resetting: bool,
 }
 
 impl Transport {
@@ -125,22 +130,40 @@ impl Transport {
         let (body, writable) = msix.capability(TABLE_START as u32, PENDING_START as u32);
         let msix_capability = space.add_capability(msix::CAPABILITY_ID, &body, &writable);
         let failure = DeviceFailure::default();
-        Self { device, memory, space, common, msix, msix_capability, access_capability, failure }
+        Self {
+            device,
+            memory,
+            space,
+            common,
+            msix,
+            msix_capability,
+            access_capability,
+            failure,
+            is_resetting: false,
+        }
     }
 
     fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::None => {}
             Effect::Reset => {
-                self.device.reset();
-                self.common.reset();
-                self.failure = DeviceFailure::default();
+                self.is_resetting = true;
+                self.go_on_resetting(RESET_PATIENCE);
             }
             Effect::Activate => {
                 if self.start().is_err() {
                     self.failure.tell();
                 }
             }
+        }
+    }
+
+    /// Until the device has let go of everything the registers stay as they are.
+    fn go_on_resetting(&mut self, patience: Duration) {
+        if self.is_resetting && self.device.reset(patience) {
+            self.common.reset();
+            self.failure = DeviceFailure::default();
+            self.is_resetting = false;
         }
     }
 
@@ -236,6 +259,7 @@ impl PciFunction for Transport {
     }
 
     fn read_registers(&mut self, offset: u64, data: &mut [u8]) {
+        self.go_on_resetting(Duration::ZERO);
         if self.failure.is_told() {
             self.common.need_reset();
         }
@@ -251,7 +275,9 @@ impl PciFunction for Transport {
     }
 
     fn write_registers(&mut self, offset: u64, data: &[u8]) {
+        self.go_on_resetting(Duration::ZERO);
         match area(offset) {
+            Some((COMMON_START, _)) if self.is_resetting => {}
             Some((COMMON_START, at)) => {
                 let effect = self.common.write(at, data);
                 self.apply(effect);
@@ -265,8 +291,8 @@ impl PciFunction for Transport {
         }
     }
 
-    fn reset(&mut self) {
-        self.device.reset();
+    fn reset(&mut self, patience: Duration) -> bool {
+        self.device.reset(patience)
     }
 }
 

@@ -18,6 +18,8 @@ struct Counting {
 struct Seen {
     activations: usize,
     resets: usize,
+    /// Something of its driver's is in hand.
+    is_busy: bool,
     queue_sizes: Vec<Option<u16>>,
 }
 
@@ -46,8 +48,10 @@ impl VirtioDevice for Counting {
         Ok(())
     }
 
-    fn reset(&mut self) {
-        self.seen.lock().unwrap().resets += 1;
+    fn reset(&mut self, _patience: Duration) -> bool {
+        let mut seen = self.seen.lock().unwrap();
+        seen.resets += 1;
+        !seen.is_busy
     }
 }
 
@@ -145,6 +149,21 @@ fn a_reset_makes_a_device_that_can_be_started_again() {
     drive(&mut transport, 0x1000, 0x3000, 0x4000);
     let seen = seen.lock().unwrap();
     assert_eq!((seen.activations, seen.resets), (1, 1));
+}
+
+#[test]
+fn a_device_that_takes_long_to_reset_reads_as_reset_only_when_it_is_and_is_not_started_before() {
+    let (mut transport, seen, _) = transport();
+    drive(&mut transport, 0x1000, 0x3000, 0x4000);
+    seen.lock().unwrap().is_busy = true;
+    set(&mut transport, 0x14, &[0]);
+    assert_ne!(status(&mut transport), 0);
+    drive(&mut transport, 0x1000, 0x3000, 0x4000);
+    assert_eq!(seen.lock().unwrap().activations, 1);
+    seen.lock().unwrap().is_busy = false;
+    assert_eq!(status(&mut transport), 0);
+    drive(&mut transport, 0x1000, 0x3000, 0x4000);
+    assert_eq!(seen.lock().unwrap().activations, 2);
 }
 
 #[test]

@@ -1,0 +1,169 @@
+//! What is measured inside a lab host, by `sublet-lab-host bench`.
+
+mod cpu;
+mod peer;
+mod vmm;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sublet_vmm_protocol::ControlError;
+use thiserror::Error;
+
+/// Longest a guest may take, by the host's clock.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Which VMM another program is: how it is told what to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerKind {
+    Firecracker,
+    CloudHypervisor,
+}
+
+impl PeerKind {
+    pub const ALL: [Self; 2] = [Self::Firecracker, Self::CloudHypervisor];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Firecracker => "firecracker",
+            Self::CloudHypervisor => "cloud_hypervisor",
+        }
+    }
+}
+
+/// Another VMM in the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub kind: PeerKind,
+    pub program: PathBuf,
+}
+
+/// A guest to run: a stock Debian kernel with the micro image's initramfs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    pub kernel: Kernel,
+    pub vcpus: u32,
+    pub memory_mib: u64,
+}
+
+/// The guest's kernel, by its version and its file's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernel {
+    /// Debian's 6.12 as an uncompressed ELF file.
+    Elf,
+    /// Debian's 6.1 as a bzImage.
+    BzImage,
+}
+
+impl Kernel {
+    fn files(self) -> (PathBuf, PathBuf) {
+        let (image, kernel) = match self {
+            Self::Elf => ("debian-micro", "vmlinux"),
+            Self::BzImage => ("debian-micro-6.1", "vmlinuz"),
+        };
+        let directory = PathBuf::from(crate::inside::IMAGE_DIRECTORY).join(image);
+        (directory.join(kernel), directory.join("initrd.img"))
+    }
+}
+
+/// One thing to measure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// A guest that ends as soon as its init runs, under our VMM or a peer.
+    Boot { guest: Guest, peer: Option<Peer> },
+    /// A VMM's private memory while its guest, once at init, sleeps.
+    Memory { guest: Guest, peer: Option<Peer> },
+    /// A loop of so many rounds, in a guest and beside it.
+    Cpu { guest: Guest, rounds: u64 },
+}
+
+impl Task {
+    pub(super) fn to_argument(&self) -> String {
+        serde_json::json!(self).to_string()
+    }
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reading {
+    /// `cold`: from the VMM's start; `prepared`: from the boot request to a prepared machine. Both to the moment at
+    /// which the guest's end is known. A peer has no prepared machines.
+    Boot {
+        cold_s: f64,
+        prepared_s: Option<f64>,
+    },
+    /// Private memory beyond the guest's.
+    Memory {
+        overhead_kib: u64,
+    },
+    Cpu {
+        guest_s: f64,
+        bare_s: f64,
+    },
+}
+
+#[derive(Debug, Error)]
+pub enum ReadingError {
+    #[error("cannot run {0:?}")]
+    Run(PathBuf, #[source] io::Error),
+    #[error("{0:?} failed: {1}")]
+    Failed(PathBuf, String),
+    #[error("cannot use {0:?}")]
+    File(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("the guest did not get that far; its console: {0}")]
+    Guest(String),
+    #[error("{0:?} is none of a process's memory")]
+    Smaps(String),
+}
+
+pub fn perform(task: &Task) -> Result<Reading, ReadingError> {
+    match task {
+        Task::Boot { guest, peer: None } => vmm::boot(guest),
+        Task::Boot { guest, peer: Some(peer) } => peer::boot(peer, guest),
+        Task::Memory { guest, peer: None } => vmm::memory(guest),
+        Task::Memory { guest, peer: Some(peer) } => peer::memory(peer, guest),
+        Task::Cpu { guest, rounds } => cpu::compare(guest, *rounds),
+    }
+}
+
+/// Private memory of a process beyond that of its guest, of which every page is there.
+fn overhead_kib(process: u32, guest: &Guest) -> Result<u64, ReadingError> {
+    let path = PathBuf::from(format!("/proc/{process}/smaps_rollup"));
+    let text = std::fs::read_to_string(&path).map_err(|error| ReadingError::File(path, error))?;
+    let private = private_kib(&text).ok_or_else(|| ReadingError::Smaps(text.clone()))?;
+    Ok(private.saturating_sub(guest.memory_mib * 1024))
+}
+
+/// Sum of the private lines of a `smaps` file (proc_pid_smaps(5)).
+fn private_kib(smaps: &str) -> Option<u64> {
+    let private = smaps.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_memory_is_clean_dirty_and_huge_pages_together() {
+        let smaps = "Rss: 9 kB\nShared_Clean: 5 kB\nPrivate_Clean: 4 kB\nPrivate_Dirty: 30 kB\nPrivate_Hugetlb: 200 kB\n";
+        assert_eq!(private_kib(smaps), Some(234));
+        assert_eq!(private_kib("Private_Clean: x kB\n"), None);
+    }
+
+    #[test]
+    fn a_task_is_understood_on_the_other_side() {
+        let guest = Guest { kernel: Kernel::Elf, vcpus: 1, memory_mib: 256 };
+        let peer = Some(Peer { kind: PeerKind::Firecracker, program: "/root/firecracker".into() });
+        let task = Task::Boot { guest, peer };
+        assert_eq!(serde_json::from_str::<Task>(&task.to_argument()).unwrap(), task);
+    }
+}

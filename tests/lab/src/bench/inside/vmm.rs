@@ -1,0 +1,119 @@
+//! Our own VMM, driven as the agent drives it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use sublet_vmm_protocol::{
+    BootSource, ConsoleConfig, ConsoleLog, Control, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
+    Status,
+};
+
+use super::{Guest, LIMIT, Reading, ReadingError, overhead_kib};
+use crate::inside;
+use crate::wait;
+
+/// A machine and the way to its VMM. Dropped, it is released.
+pub(super) struct Machine {
+    control: Control,
+    console: PathBuf,
+}
+
+impl Machine {
+    /// Starts a VMM; when this returns its machine is prepared.
+    pub(super) fn prepare(guest: &Guest) -> Result<Self, ReadingError> {
+        let (console, control_socket) =
+            (PathBuf::from("/run/bench.console"), PathBuf::from("/run/bench.control"));
+        let config = MachineConfig {
+            version: PROTOCOL_VERSION,
+            name: "bench".into(),
+            vcpu_host_cpus: (0..guest.vcpus).collect(),
+            service_host_cpus: vec![],
+            memory_mib: guest.memory_mib,
+            disks: vec![],
+            vsock: None,
+            rng: None,
+            console: ConsoleConfig { path: console.clone(), capacity_bytes: 64 * 1024 },
+            control_socket: control_socket.clone(),
+        };
+        launch(&config)?;
+        Ok(Self { control: Control::connect(&control_socket)?, console })
+    }
+
+    pub(super) fn boot(&mut self, guest: &Guest, options: &str) -> Result<Status, ReadingError> {
+        let (kernel, initrd) = guest.kernel.files();
+        let command_line = format!("console=ttyS0 quiet panic=-1 {options}");
+        let source = BootSource { kernel, initrd: Some(initrd), command_line };
+        Ok(self.control.request(&Request::Boot { version: PROTOCOL_VERSION, source })?)
+    }
+
+    /// Waits until the guest has ended.
+    fn end(&mut self, booted: Status) -> Result<(), ReadingError> {
+        let mut status = booted;
+        while !matches!(status.state, MachineState::Off { .. }) {
+            let wait = Request::Wait { version: PROTOCOL_VERSION, after: status.generation };
+            status = self.control.request_within(&wait, Some(LIMIT))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn console(&self) -> String {
+        let log = ConsoleLog::open(&self.console).and_then(|log| log.read_from(0, usize::MAX));
+        log.map(|slice| String::from_utf8_lossy(&slice.bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Waits until the guest has said that on its console.
+    pub(super) fn wait_for(&self, text: &str) -> Result<(), ReadingError> {
+        let said = wait::until(LIMIT, || self.console().contains(text).then_some(()));
+        said.ok_or_else(|| ReadingError::Guest(self.console()))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // One that does not answer any more ends with its host.
+        let _ = self.control.request(&Request::Release { version: PROTOCOL_VERSION });
+    }
+}
+
+fn launch(config: &MachineConfig) -> Result<(), ReadingError> {
+    let program = Path::new(inside::VMM);
+    let cannot = |error| ReadingError::Run(program.into(), error);
+    let mut launcher = Command::new(program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(cannot)?;
+    if let Some(mut stdin) = launcher.stdin.take() {
+        stdin.write_all(serde_json::json!(config).to_string().as_bytes()).map_err(cannot)?;
+    }
+    let output = launcher.wait_with_output().map_err(cannot)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(ReadingError::Failed(program.into(), String::from_utf8_lossy(&output.stderr).into()))
+}
+
+/// A guest whose first program resets the machine.
+pub(super) fn boot(guest: &Guest) -> Result<Reading, ReadingError> {
+    let started = Instant::now();
+    let mut machine = Machine::prepare(guest)?;
+    let prepared = Instant::now();
+    let booted = machine.boot(guest, "reboot=k rdinit=/bin/reboot -- -f")?;
+    machine.end(booted)?;
+    let ended = Instant::now();
+    Ok(Reading::Boot {
+        cold_s: (ended - started).as_secs_f64(),
+        prepared_s: Some((ended - prepared).as_secs_f64()),
+    })
+}
+
+/// A guest that sleeps once its init runs.
+pub(super) fn memory(guest: &Guest) -> Result<Reading, ReadingError> {
+    let mut machine = Machine::prepare(guest)?;
+    let status = machine.boot(guest, "rdinit=/bin/sh -- -c \"echo at init; sleep 100000\"")?;
+    machine.wait_for("at init")?;
+    Ok(Reading::Memory { overhead_kib: overhead_kib(status.process, guest)? })
+}

@@ -1,0 +1,75 @@
+//! Benchmarks: the VMM in a lab host, without an agent, beside other VMMs where they are given.
+//!
+//! Cases with one vCPU run on a host of their own whose time is counted in instructions, so that they repeat on any
+//! machine. Those with several run on a common host by the wall's clock, as interleaved runs of which the median is
+//! told: between them only ratios mean something (`docs/performance.md`).
+
+mod boot;
+mod cpu;
+mod hosts;
+pub mod inside;
+mod memory;
+mod report;
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+pub use self::hosts::HostError;
+pub use self::inside::{Peer, PeerKind, ReadingError};
+pub use self::report::{Bar, Figure, Report};
+use crate::prepare::Recipe;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bench {
+    /// From the VMM's start to the guest's end.
+    Boot,
+    /// What a VMM takes beside the guest's memory.
+    Memory,
+    /// A computation in a guest, and on the same core without one.
+    Cpu,
+}
+
+impl Bench {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// How to measure it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub recipe: Recipe,
+    /// The labs of benchmarks are made in it.
+    pub directory: PathBuf,
+    /// Other VMMs: static programs on this machine.
+    pub peers: Vec<(PeerKind, PathBuf)>,
+    /// Runs of each case that is measured by the wall's clock.
+    pub runs: u32,
+}
+
+#[derive(Debug, Error)]
+pub enum BenchError {
+    #[error("cannot have a host for {0}")]
+    Host(String, #[source] HostError),
+    #[error("cannot measure {0}")]
+    Reading(String, #[source] ReadingError),
+    #[error("cannot read what was measured of {0}: {1:?}")]
+    Answer(String, String),
+}
+
+/// Measures, and says each step.
+pub fn run(bench: Bench, options: &Options, say: &dyn Fn(&str)) -> Result<Report, BenchError> {
+    let mut report = Report::new(bench.name());
+    match bench {
+        Bench::Boot => boot::measure(options, &mut report, say)?,
+        Bench::Memory => memory::measure(options, &mut report, say)?,
+        Bench::Cpu => cpu::measure(options, &mut report, say)?,
+    }
+    Ok(report)
+}

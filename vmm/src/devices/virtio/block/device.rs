@@ -1,0 +1,110 @@
+//! The disk as the transport sees it.
+
+use std::{io, sync::Arc, time::Duration};
+
+use sublet_vmm_protocol::{DiskEngine, DiskLimits, DiskStatus};
+use thiserror::Error;
+
+use super::{
+    config::{self, CONFIG_BYTES, IDENTITY, QUEUE_SIZE},
+    queue::Server,
+};
+use crate::{
+    block::{disk::Disk, engine::Engine},
+    devices::virtio::{ActivateError, Activation, DeviceIdentity, QueueSlot, VirtioDevice, worker::Worker},
+    memory::GuestMemory,
+};
+
+#[derive(Debug, Error)]
+pub enum BlockError {
+    #[error("cannot make an event descriptor for a disk")]
+    Event(#[source] io::Error),
+    #[error("cannot start a disk's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// How a disk is given to the guest.
+#[derive(Debug, Clone)]
+pub struct BlockOptions {
+    /// Names the disk's thread.
+    pub number: usize,
+    /// What the guest reads as the disk's serial number.
+    pub serial: String,
+    pub queues: u16,
+    pub limits: DiskLimits,
+}
+
+/// A disk as the guest sees it.
+pub struct Block {
+    features: u64,
+    config: [u8; CONFIG_BYTES],
+    queues: Vec<QueueSlot>,
+    worker: Worker,
+    status: DiskStatus,
+}
+
+impl Block {
+    /// Makes the device and its thread, which runs where the calling thread may run and makes the engine.
+    pub fn new(
+        disk: Arc<Disk>,
+        options: &BlockOptions,
+        memory: Arc<GuestMemory>,
+    ) -> Result<Self, BlockError> {
+        Self::with_engine(disk, options, memory, Engine::new)
+    }
+
+    pub(super) fn with_engine(
+        disk: Arc<Disk>,
+        options: &BlockOptions,
+        memory: Arc<GuestMemory>,
+        engine: fn(&Arc<Disk>) -> (Engine, DiskEngine),
+    ) -> Result<Self, BlockError> {
+        let queues = (0..options.queues).map(|_| QueueSlot::new(QUEUE_SIZE)).collect::<Result<Vec<_>, _>>();
+        let queues = queues.map_err(BlockError::Event)?;
+        let (features, config) = (config::features(&disk), config::config(&disk, options.queues));
+        let (serial, limits) = (options.serial.clone(), options.limits);
+        let make = move || {
+            let (engine, which) = engine(&disk);
+            (Server::new(disk, engine, serial, limits, memory), which)
+        };
+        let (worker, engine) =
+            Worker::spawn(format!("blk-{}", options.number), &queues, make).map_err(BlockError::Thread)?;
+        let status = DiskStatus { thread: worker.thread(), queues: options.queues, engine };
+        Ok(Self { features, config, queues, worker, status })
+    }
+
+    /// How the disk is served; that never changes.
+    pub fn status(&self) -> &DiskStatus {
+        &self.status
+    }
+}
+
+impl VirtioDevice for Block {
+    fn identity(&self) -> DeviceIdentity {
+        IDENTITY
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queues(&self) -> &[QueueSlot] {
+        &self.queues
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// A driver may leave out queues, but not all.
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        if activation.queues.iter().all(Option::is_none) {
+            return Err(ActivateError::MissingQueue(0));
+        }
+        self.worker.start(activation)
+    }
+
+    fn reset(&mut self, patience: Duration) -> bool {
+        self.worker.stop(patience)
+    }
+}

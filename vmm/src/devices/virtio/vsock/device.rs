@@ -1,0 +1,99 @@
+//! The card as the transport sees it.
+
+use std::{io, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use vhost::{VhostBackend, vhost_kern::vsock::Vsock as KernelVsock, vsock::VhostVsock};
+
+use super::{
+    config::{self, IDENTITY, KERNEL_QUEUES, QUEUE_SIZE, QUEUES},
+    queue,
+};
+use crate::{
+    devices::virtio::{ActivateError, Activation, DeviceIdentity, QueueSlot, VirtioDevice},
+    memory::GuestMemory,
+};
+
+#[derive(Debug, Error)]
+pub enum VsockError {
+    #[error("cannot open /dev/vhost-vsock; it must exist and this user must be allowed to read and write it")]
+    Open(#[source] vhost::Error),
+    #[error("cannot set up the kernel's vsock: {what}")]
+    SetUp { what: &'static str, source: vhost::Error },
+    #[error("cannot take context id {cid}; another machine on this host may have it")]
+    ContextId { cid: u32, source: vhost::Error },
+    #[error("cannot make an event descriptor for vsock")]
+    Event(#[source] io::Error),
+}
+
+/// The guest's vsock card.
+pub struct Vsock {
+    kernel: KernelVsock<Arc<GuestMemory>>,
+    memory: Arc<GuestMemory>,
+    features: u64,
+    config: [u8; 8],
+    queues: Vec<QueueSlot>,
+    is_running: bool,
+}
+
+impl Vsock {
+    /// Opens the kernel's vsock and takes the context id, for as long as this process lives. The kernel's own
+    /// thread runs where the calling thread may run.
+    pub fn new(cid: u32, memory: Arc<GuestMemory>) -> Result<Self, VsockError> {
+        let set_up = |what| move |source| VsockError::SetUp { what, source };
+        let kernel = KernelVsock::new(memory.clone()).map_err(VsockError::Open)?;
+        kernel.set_owner().map_err(set_up("owner"))?;
+        let offered = kernel.get_features().map_err(set_up("features"))?;
+        kernel.set_guest_cid(u64::from(cid)).map_err(|source| VsockError::ContextId { cid, source })?;
+        let queues = (0..QUEUES).map(|_| QueueSlot::new(QUEUE_SIZE)).collect::<Result<_, _>>();
+        Ok(Self {
+            kernel,
+            memory,
+            features: config::features(offered),
+            config: config::config(cid),
+            queues: queues.map_err(VsockError::Event)?,
+            is_running: false,
+        })
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn identity(&self) -> DeviceIdentity {
+        IDENTITY
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queues(&self) -> &[QueueSlot] {
+        &self.queues
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        let vhost = |what| move |source| ActivateError::Vhost { what, source };
+        self.kernel.set_features(activation.features).map_err(vhost("its features"))?;
+        queue::share_memory(&self.kernel, &self.memory).map_err(vhost("the guest's memory"))?;
+        let queues = activation.queues.iter().zip(&self.queues).take(KERNEL_QUEUES);
+        for (index, (active, slot)) in queues.enumerate() {
+            let active = active.as_ref().ok_or(ActivateError::MissingQueue(index))?;
+            queue::share_queue(&self.kernel, index, active, &slot.kick).map_err(vhost("a queue"))?;
+        }
+        self.kernel.start().map_err(vhost("the word to start"))?;
+        self.is_running = true;
+        Ok(())
+    }
+
+    fn reset(&mut self, _patience: Duration) -> bool {
+        if self.is_running {
+            // Refused only while it does not run.
+            let _ = self.kernel.stop();
+            self.is_running = false;
+        }
+        true
+    }
+}
