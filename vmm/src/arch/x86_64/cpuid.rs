@@ -1,5 +1,7 @@
-//! What a vCPU answers to the CPUID instruction: the host's CPU as far as KVM can virtualise it, with the
-//! machine's own topology and without nested virtualisation.
+//! What a vCPU answers to the CPUID instruction: of the host's CPU what KVM can virtualise and [`allowed`] lists, with
+//! the machine's own topology.
+
+mod allowed;
 
 use std::{fs, path::Path};
 
@@ -17,12 +19,10 @@ const LEAF_AMD_SIZES: u32 = 0x8000_0008;
 const LEAF_AMD_CACHES: u32 = 0x8000_001d;
 const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
 
-const FEATURES_ECX_VMX: u32 = 1 << 5;
 const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const FEATURES_ECX_HYPERVISOR: u32 = 1 << 31;
 const FEATURES_EDX_HTT: u32 = 1 << 28;
 const AMD_FEATURES_ECX_CMP_LEGACY: u32 = 1 << 1;
-const AMD_FEATURES_ECX_SVM: u32 = 1 << 2;
 
 #[derive(Debug, Error)]
 #[error("more CPUID leaves than one table takes")]
@@ -74,8 +74,8 @@ pub fn of_vcpu(supported: &CpuId, index: u32, topology: Topology) -> Result<CpuI
     let mut leaves: Vec<kvm_cpuid_entry2> = supported
         .as_slice()
         .iter()
-        .filter(|leaf| !matches!(leaf.function, LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2))
-        .copied()
+        .filter(|leaf| leaf.function != LEAF_TOPOLOGY)
+        .filter_map(|leaf| allowed::allowed(*leaf))
         .collect();
     leaves.iter_mut().for_each(|leaf| adjust(leaf, index, topology));
     let last = leaves.iter().find(|leaf| leaf.function == LEAF_LAST).map_or(0, |leaf| leaf.eax);
@@ -95,7 +95,7 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, index: u32, topology: Topology) {
             leaf.eax = (leaf.eax & 0x3fff) | (cores << 26) | (sharing(leaf.eax, topology) << 14);
         }
         LEAF_AMD_FEATURES => {
-            leaf.ecx &= !(AMD_FEATURES_ECX_SVM | AMD_FEATURES_ECX_CMP_LEGACY);
+            leaf.ecx &= !AMD_FEATURES_ECX_CMP_LEGACY;
             if topology.vcpus > 1 {
                 leaf.ecx |= AMD_FEATURES_ECX_CMP_LEGACY;
             }
@@ -116,7 +116,6 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, index: u32, topology: Topology) {
 fn adjust_features(leaf: &mut kvm_cpuid_entry2, index: u32, topology: Topology) {
     let threads = 1 << topology.package_bits();
     leaf.ebx = (leaf.ebx & 0xffff) | (index << 24) | (threads << 16);
-    leaf.ecx &= !FEATURES_ECX_VMX;
     leaf.ecx |= FEATURES_ECX_HYPERVISOR | FEATURES_ECX_TSC_DEADLINE;
     if topology.vcpus > 1 {
         leaf.edx |= FEATURES_EDX_HTT;
@@ -154,6 +153,9 @@ fn topology_leaves(index: u32, topology: Topology) -> [kvm_cpuid_entry2; 3] {
 mod tests {
     use super::*;
 
+    const VMX: u32 = 1 << 5;
+    const SVM: u32 = 1 << 2;
+
     fn leaf(function: u32, eax: u32, ebx: u32, ecx: u32, edx: u32) -> kvm_cpuid_entry2 {
         kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() }
     }
@@ -161,9 +163,9 @@ mod tests {
     fn host() -> CpuId {
         let entries = [
             leaf(LEAF_LAST, 0x20, 0, 0, 0),
-            leaf(LEAF_FEATURES, 0, 0x0740_0800, FEATURES_ECX_VMX, 0),
+            leaf(LEAF_FEATURES, 0, 0x0740_0800, VMX, 0),
             leaf(LEAF_TOPOLOGY_V2, 7, 7, 7, 7),
-            leaf(LEAF_AMD_FEATURES, 0, 0, AMD_FEATURES_ECX_SVM, 0),
+            leaf(LEAF_AMD_FEATURES, 0, 0, SVM, 0),
             leaf(LEAF_AMD_SIZES, 0x3030, 0, 0x7fff, 0),
         ];
         CpuId::from_entries(&entries).unwrap()
@@ -188,8 +190,8 @@ mod tests {
     #[test]
     fn a_guest_is_told_of_no_nested_virtualisation() {
         let cpuid = of_vcpu(&host(), 0, FOUR).unwrap();
-        assert_eq!(answer(&cpuid, LEAF_FEATURES, 0).ecx & FEATURES_ECX_VMX, 0);
-        assert_eq!(answer(&cpuid, LEAF_AMD_FEATURES, 0).ecx & AMD_FEATURES_ECX_SVM, 0);
+        assert_eq!(answer(&cpuid, LEAF_FEATURES, 0).ecx & VMX, 0);
+        assert_eq!(answer(&cpuid, LEAF_AMD_FEATURES, 0).ecx & SVM, 0);
     }
 
     #[test]
