@@ -23,7 +23,8 @@ pub struct Terms {
     pub price: Price,
     /// Names of the OS images the host can start in it.
     pub os_images: BTreeSet<String>,
-    /// The CPU's model name as the host's kernel tells it.
+    /// The CPU's model name as the host's kernel tells it, and the level of x86-64 that a guest sees of it:
+    /// `AMD EPYC 7763 64-Core Processor (x86-64-v3)`.
     pub cpu_model: String,
 }
 

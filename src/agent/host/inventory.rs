@@ -10,14 +10,22 @@ use thiserror::Error;
 
 use super::carve::{Core, HostResources};
 
-/// Longest model name that is told.
-const CPU_MODEL_MAX: usize = 128;
+/// Longest model name that is told, in bytes; what CPUID has room for is 48.
+const MODEL_NAME_MAX: usize = 100;
+/// What each level of x86-64 from the second on adds, in Linux's names (System V psABI for x86-64, "Micro-Architecture
+/// Levels"). A guest sees all of it: the VMM passes it on.
+const X86_64_LEVELS: [&[&str]; 3] = [
+    &["cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"],
+    &["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"],
+    &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
+];
 
 /// Facts of the host that do not change while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory {
     pub cores: Vec<Core>,
     pub memory_mib: u64,
+    /// The model's name, and the level of x86-64 that it amounts to: software is built for these.
     pub cpu_model: String,
     /// Names the time since the host was started; another one says that every guest is gone.
     pub boot_id: String,
@@ -43,10 +51,11 @@ impl Inventory {
         let cpuinfo = root.join("proc/cpuinfo");
         let text = read(&cpuinfo)?;
         let model = value_of(&text, "model name").unwrap_or("unknown");
+        let level = x86_64_level(value_of(&text, "flags").unwrap_or_default());
         Ok(Self {
             cores: cores(&root.join("sys/devices/system/cpu"))?,
             memory_mib: memory_mib(&root.join("proc/meminfo"))?,
-            cpu_model: model.chars().take(CPU_MODEL_MAX / 4).collect(),
+            cpu_model: format!("{} (x86-64-v{level})", told(model)),
             boot_id: read(&root.join("proc/sys/kernel/random/boot_id"))?.trim().to_owned(),
             has_kvm: root.join("dev/kvm").exists(),
             has_vhost_vsock: root.join("dev/vhost-vsock").exists(),
@@ -77,6 +86,19 @@ fn read(path: &Path) -> Result<String, InventoryError> {
 fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let fields = text.lines().filter_map(|line| line.split_once(':'));
     fields.map(|(name, value)| (name.trim(), value.trim())).find(|(name, _)| *name == key).map(|(_, v)| v)
+}
+
+/// As much of a model's name as is told.
+fn told(model: &str) -> &str {
+    let end = model.char_indices().map(|(at, _)| at).take_while(|at| *at <= MODEL_NAME_MAX).last();
+    if model.len() <= MODEL_NAME_MAX { model } else { &model[..end.unwrap_or_default()] }
+}
+
+/// The highest level whose every feature, and those of the levels below it, is among the CPU's `flags`.
+fn x86_64_level(flags: &str) -> usize {
+    let flags: BTreeSet<&str> = flags.split_whitespace().collect();
+    let reached = X86_64_LEVELS.iter().take_while(|level| level.iter().all(|flag| flags.contains(flag)));
+    1 + reached.count()
 }
 
 fn memory_mib(path: &Path) -> Result<u64, InventoryError> {
@@ -137,13 +159,23 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_is_of_the_level_of_which_it_lacks_nothing() {
+        let [v2, v3, v4] = X86_64_LEVELS.map(|level| level.join(" "));
+        assert_eq!(x86_64_level("fpu sse2"), 1);
+        assert_eq!(x86_64_level(&format!("fpu {v2}")), 2);
+        assert_eq!(x86_64_level(&format!("{v3} {v2}")), 3);
+        assert_eq!(x86_64_level(&format!("{v2} {v4}")), 2);
+        assert_eq!(x86_64_level(&format!("{v2} {v3} {v4} amx_tile")), 4);
+    }
+
+    #[test]
     fn a_host_is_read_with_its_siblings_together() {
         let siblings = siblings(&[(0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")]);
         let files: Vec<(&str, &str)> = siblings.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
         let inventory = Inventory::read(host(&files).path()).unwrap();
         assert_eq!(inventory.cores, [Core(vec![0, 2]), Core(vec![1, 3])]);
         assert_eq!((inventory.memory_mib, inventory.boot_id.as_str()), (2000, "b1"));
-        assert_eq!(inventory.cpu_model, "AMD EPYC 7763");
+        assert_eq!(inventory.cpu_model, "AMD EPYC 7763 (x86-64-v1)");
         assert!(!inventory.has_kvm);
     }
 
