@@ -9,7 +9,10 @@ use std::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::host::carve::Reserve;
+use super::host::{
+    carve::Reserve,
+    users::{BadUsers, Users},
+};
 use crate::domain::{
     money::{Currency, PRICE_MAX_MICROS, Price},
     resources::Allocation,
@@ -44,6 +47,9 @@ pub struct Config {
     #[serde(default)]
     pub registry: Option<RegistryConfig>,
     pub reserve: Reserve,
+    /// Whom VMMs run as.
+    #[serde(default)]
+    pub users: Users,
     pub prices: Prices,
 }
 
@@ -86,6 +92,8 @@ pub enum ConfigError {
     StateDirectoryTooLong(PathBuf),
     #[error("reserve.cpus: must be at least 1, for the owner's system and the host's interrupts")]
     NoReservedCpu,
+    #[error(transparent)]
+    Users(#[from] BadUsers),
     #[error("{field}: must be at most {PRICE_MAX_MICROS}, is {value}")]
     Price { field: &'static str, value: u64 },
     #[error("cannot tell where this program is, to find sublet-vmm beside it: set vmm")]
@@ -126,6 +134,7 @@ impl Config {
         if self.reserve.cpus == 0 {
             return Err(ConfigError::NoReservedCpu);
         }
+        self.users.validate()?;
         self.prices.validate()
     }
 }
@@ -205,6 +214,7 @@ mod tests {
         assert_eq!(config.vsock_port, 7105);
         assert_eq!(config.owner_token_file(), Path::new("/var/lib/sublet/owner.token"));
         assert_eq!(config.vmm().unwrap().file_name().unwrap(), "sublet-vmm");
+        assert_eq!(config.users, Users { first: 1_879_048_192, count: 4096 });
         assert!(config.registry.is_none());
     }
 
@@ -216,6 +226,7 @@ mod tests {
             ("\"EUR\"", "\"euro\"", "three capital letters"),
             ("http://127.0.0.1:7180", "127.0.0.1:7180", "advertise"),
             ("\"/var/lib/sublet\"", "\"state\"", "absolute path, is \"state\""),
+            ("[prices]", "[users]\nfirst = 0\ncount = 9\n[prices]", "users: must be within 1000 to"),
             ("= 20000", "= 20000000000000", "is 20000000000000"),
         ] {
             let refusal = refusal(from, to);

@@ -81,6 +81,11 @@ pub enum AgentError {
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let inventory = Inventory::read(Path::new("/"))?;
     config.vmm()?;
+    for accounts in ["/etc/passwd", "/etc/group"] {
+        // A host without such a file has no accounts to be confused with.
+        let accounts = std::fs::read_to_string(accounts).unwrap_or_default();
+        config.users.validate_against(&accounts).map_err(ConfigError::Users)?;
+    }
     let above = config.state_directory.ancestors().find(|directory| directory.exists());
     let resources = inventory.resources(above.unwrap_or(Path::new("/")), 0)?;
     super::host::carve::Lendable::new(&resources, &config.reserve)?;
@@ -143,7 +148,7 @@ async fn services(config: Config) -> Result<Services, AgentError> {
     }
     let cgroups = Cgroups::under(Path::new("/sys/fs/cgroup"));
     if !cgroups.usable() {
-        tracing::warn!("cgroup2 cannot be written here: VMMs stay in the agent's control group");
+        tracing::warn!("cgroup2 cannot be written here: partitions can be carved, but not offered");
     }
     let table = Table::open(&directory.join("agent.db"))?;
     let mut identity = Identity::load(&directory, &config.owner_token_file())?;

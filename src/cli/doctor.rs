@@ -65,6 +65,7 @@ impl Diagnosis {
             ),
             host.device("vsock", "dev/vhost-vsock", "load the module vhost_vsock, and run as root"),
             host.cgroups(),
+            host.jail(),
             host.cpus(),
             host.memory(),
         ];
@@ -124,6 +125,23 @@ impl Host {
             found,
             "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 at /sys/fs/cgroup",
         )
+    }
+
+    /// What a VMM is shut in with.
+    fn jail(&self) -> Check {
+        const NAME: &str = "jail";
+        let namespaces = ["mnt", "net", "ipc", "uts", "pid", "cgroup"];
+        let has = |kind: &&str| self.root.join("proc/self/ns").join(kind).symlink_metadata().is_ok();
+        if let Some(kind) = namespaces.iter().find(|kind| !has(kind)) {
+            let found = format!("this kernel has no {kind} namespaces");
+            return Check::missing(NAME, found, "use a kernel with namespaces, as all distributions' are");
+        }
+        let actions = self.read("proc/sys/kernel/seccomp/actions_avail");
+        if !actions.split_whitespace().any(|action| action == "kill_process") {
+            let found = "this kernel has no seccomp filters";
+            return Check::missing(NAME, found, "use a kernel with CONFIG_SECCOMP_FILTER, 4.14 or later");
+        }
+        Check::ok(NAME, "namespaces and seccomp filters")
     }
 
     fn cpus(&self) -> Check {
@@ -197,6 +215,13 @@ mod tests {
             ("dev/vhost-vsock", ""),
             ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory\n"),
             ("sys/devices/system/cpu/online", "0-3\n"),
+            ("proc/sys/kernel/seccomp/actions_avail", "kill_process kill_thread trap errno log allow\n"),
+            ("proc/self/ns/mnt", ""),
+            ("proc/self/ns/net", ""),
+            ("proc/self/ns/ipc", ""),
+            ("proc/self/ns/uts", ""),
+            ("proc/self/ns/pid", ""),
+            ("proc/self/ns/cgroup", ""),
         ];
         for (path, text) in files {
             let path = root.path().join(path);
@@ -224,6 +249,16 @@ mod tests {
         fs::write(host.path().join("proc/cpuinfo"), "flags : fpu sse2 svm_lock\n").unwrap();
         assert_eq!(missing(&host), ["CPU virtualization"]);
         assert!(!Diagnosis::of(host.path()).can_lend);
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_jail_cannot_lend() {
+        let host = able_host();
+        fs::write(host.path().join("proc/sys/kernel/seccomp/actions_avail"), "kill trap\n").unwrap();
+        assert_eq!(missing(&host), ["jail"]);
+        let host = able_host();
+        fs::remove_file(host.path().join("proc/self/ns/pid")).unwrap();
+        assert_eq!(missing(&host), ["jail"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod change;
 mod cli;
 mod ends;
 mod hand_over;
+mod jail;
 mod jobs;
 mod kernels;
 mod restarts;

@@ -1,4 +1,5 @@
-//! Builds the machine that a configuration describes: everything that can be done before a kernel is known.
+//! Builds the machine that a configuration describes, inside the jail: everything that can be done before a kernel is
+//! known.
 
 use std::{
     io,
@@ -7,7 +8,7 @@ use std::{
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VmFd};
-use sublet_vmm_protocol::{DiskConfig, DiskStatus, MachineConfig, config::DISK_QUEUE_MAX};
+use sublet_vmm_protocol::{DiskConfig, DiskStatus, MachineConfig, RngConfig, config::DISK_QUEUE_MAX};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
@@ -16,8 +17,7 @@ use crate::{
         layout,
         x86_64::cpuid::{self, TooManyLeaves, Topology},
     },
-    block::disk::{Disk, OpenDiskError},
-    console::{Console, ConsoleError},
+    block::disk::Disk,
     devices::{
         Bus,
         power::PowerButton,
@@ -27,27 +27,23 @@ use crate::{
             block::{Block, BlockError, BlockOptions},
             rng::{Rng, RngError},
             transport::{Transport, TransportError},
-            vsock::{Vsock, VsockError},
+            vsock::{KernelVsock, VsockCard, VsockError},
         },
     },
     interrupts::{InterruptError, Interrupts},
     kvm::{self, KvmError},
     machine::Machine,
-    memory::{self, GuestMemory, MemoryError},
-    oom,
+    memory::GuestMemory,
     pci::{PciBus, host_bridge::HostBridge},
-    threads::{self, PinError},
+    resources::Resources,
+    sandbox::{DiskFilters, Lists, seccomp::Filter},
     vcpu::{self, GuestEnd, Surroundings, Vcpu, VcpuError},
 };
 
 #[derive(Debug, Error)]
 pub enum BuildError {
-    #[error("cannot keep to the CPUs that were set aside")]
-    Pin(#[source] PinError),
     #[error("cannot use this host's KVM")]
     Kvm(#[source] KvmError),
-    #[error("cannot set the guest's memory aside")]
-    Memory(#[source] MemoryError),
     #[error("cannot read which CPU features KVM supports")]
     SupportedCpuid(#[source] errno::Error),
     #[error("cannot describe the guest's CPUs")]
@@ -56,10 +52,6 @@ pub enum BuildError {
     Vcpu(#[source] VcpuError),
     #[error("cannot make an interrupt")]
     Interrupt(#[source] InterruptError),
-    #[error("cannot make the console")]
-    Console(#[source] ConsoleError),
-    #[error("cannot use disks[{number}].path")]
-    OpenDisk { number: usize, source: OpenDiskError },
     #[error("cannot make a disk's device")]
     Block(#[source] BlockError),
     #[error("cannot make the source of random bytes")]
@@ -74,23 +66,28 @@ pub enum BuildError {
     Event(#[source] io::Error),
 }
 
-/// Builds a prepared machine. Threads that it starts, and this one, keep to the CPUs that the configuration names.
-pub fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
-    let disks = open_disks(config)?;
-    let kvm = kvm::open().map_err(BuildError::Kvm)?;
-    let memory = build_memory(config)?;
+/// Builds a prepared machine from what was taken of the host. Its threads keep to the CPUs that the configuration
+/// names, and to their lists of system calls.
+pub fn build(config: &MachineConfig, resources: Resources, lists: &Lists) -> Result<Machine, BuildError> {
+    let Resources { kvm, memory, console, disks, vsock } = resources;
     let vm = kvm::create_vm(&kvm, &memory).map_err(BuildError::Kvm)?;
     let interrupts = Interrupts::new(vm.clone());
-    let console = Arc::new(Console::new(&config.console).map_err(BuildError::Console)?);
-    let devices = Devices { vm: &vm, interrupts: &interrupts, memory: &memory, bus: PciBus::default() };
-    let (pci, disks) = devices.build(config, disks)?;
+    let console = Arc::new(console);
+    let mut devices = Devices { vm: &vm, interrupts: &interrupts, memory: &memory, bus: PciBus::default() };
+    devices.bus.add(Box::new(HostBridge::new()));
+    // Disks come first and in order, so that the guest names them in that order.
+    let disks = devices.add_disks(config, disks, &lists.disks)?;
+    devices.add_vsock(vsock)?;
+    devices.add_rng(config.rng, &lists.rng)?;
+    let pci = devices.bus;
     let serial_interrupt = interrupts.pin(layout::COM1_GSI).map_err(BuildError::Interrupt)?;
     let bus =
         Arc::new(Bus { serial: SerialPort::new(serial_interrupt, console.clone()), pci: Arc::new(pci) });
     let button_interrupt = interrupts.pin(layout::POWER_BUTTON_GSI).map_err(BuildError::Interrupt)?;
     let end = Arc::new(GuestEnd::new().map_err(BuildError::Event)?);
     let stopping = Arc::new(AtomicBool::new(false));
-    let around = Surroundings { bus: bus.clone(), end: end.clone(), stopping: stopping.clone() };
+    let filter = lists.vcpu.clone();
+    let around = Surroundings { bus: bus.clone(), end: end.clone(), stopping: stopping.clone(), filter };
     let vcpus = build_vcpus(config, &kvm, &vm, &around)?;
     Ok(Machine {
         _vm: vm,
@@ -103,26 +100,6 @@ pub fn build(config: &MachineConfig) -> Result<Machine, BuildError> {
         end,
         stopping,
     })
-}
-
-/// Opens the disks before anything else is made, so that one that is not there costs nothing.
-fn open_disks(config: &MachineConfig) -> Result<Vec<Disk>, BuildError> {
-    let mut disks = Vec::with_capacity(config.disks.len());
-    for (number, disk) in config.disks.iter().enumerate() {
-        let disk = Disk::open(disk, &disks).map_err(|source| BuildError::OpenDisk { number, source })?;
-        disks.push(disk);
-    }
-    Ok(disks)
-}
-
-/// Builds the memory from a CPU of the guest's, so that it lies near them, and then keeps to the CPUs for service.
-fn build_memory(config: &MachineConfig) -> Result<Arc<GuestMemory>, BuildError> {
-    threads::pin_current(&config.vcpu_host_cpus).map_err(BuildError::Pin)?;
-    let memory = oom::first_to_go_while(|| memory::build(config.memory_mib)).map_err(BuildError::Memory)?;
-    if !config.service_host_cpus.is_empty() {
-        threads::pin_current(&config.service_host_cpus).map_err(BuildError::Pin)?;
-    }
-    Ok(memory)
 }
 
 fn build_vcpus(
@@ -150,29 +127,32 @@ struct Devices<'a> {
 }
 
 impl Devices<'_> {
-    /// Disks come first and in order, so that the guest names them in that order.
-    fn build(
-        mut self,
+    fn add_disks(
+        &mut self,
         config: &MachineConfig,
         disks: Vec<Disk>,
-    ) -> Result<(PciBus, Vec<DiskStatus>), BuildError> {
-        self.bus.add(Box::new(HostBridge::new()));
-        let mut statuses = Vec::with_capacity(disks.len());
-        for (number, (disk, about)) in disks.into_iter().zip(&config.disks).enumerate() {
+        filters: &DiskFilters,
+    ) -> Result<Vec<DiskStatus>, BuildError> {
+        let add = |(number, (disk, about))| {
             let options = block_options(about, number, config.vcpu_host_cpus.len());
-            let block =
-                Block::new(Arc::new(disk), &options, self.memory.clone()).map_err(BuildError::Block)?;
-            statuses.push(block.status().clone());
-            self.add(Box::new(block))?;
-        }
-        if let Some(vsock) = &config.vsock {
-            let vsock = Vsock::new(vsock.guest_cid, self.memory.clone()).map_err(BuildError::Vsock)?;
-            self.add(Box::new(vsock))?;
-        }
-        if let Some(rng) = config.rng {
-            self.add(Box::new(Rng::new(rng, self.memory.clone()).map_err(BuildError::Rng)?))?;
-        }
-        Ok((self.bus, statuses))
+            let (disk, memory) = (Arc::new(disk), self.memory.clone());
+            let block = Block::new(disk, &options, memory, filters.clone()).map_err(BuildError::Block)?;
+            let status = block.status().clone();
+            self.add(Box::new(block)).map(|()| status)
+        };
+        disks.into_iter().zip(&config.disks).enumerate().map(add).collect()
+    }
+
+    fn add_vsock(&mut self, vsock: Option<(KernelVsock, u32)>) -> Result<(), BuildError> {
+        let Some((kernel, cid)) = vsock else { return Ok(()) };
+        let card = VsockCard::new(kernel, cid, self.memory.clone()).map_err(BuildError::Vsock)?;
+        self.add(Box::new(card))
+    }
+
+    fn add_rng(&mut self, rng: Option<RngConfig>, filter: &Filter) -> Result<(), BuildError> {
+        let Some(rng) = rng else { return Ok(()) };
+        let rng = Rng::new(rng, self.memory.clone(), filter.clone()).map_err(BuildError::Rng)?;
+        self.add(Box::new(rng))
     }
 
     fn add(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {

@@ -19,6 +19,12 @@ pub fn boottime_ns() -> u64 {
     now.tv_sec as u64 * NANOS_PER_SECOND + now.tv_nsec as u64
 }
 
+/// Has the clock read once. The first reading looks for the kernel's vDSO by calls that no thread may make in the jail,
+/// and at worst in `/proc`; those after it know where it is.
+pub fn make_ready() {
+    boottime_ns();
+}
+
 /// A timer that makes its descriptor readable once.
 #[derive(Debug)]
 pub struct Timer(OwnedFd);

@@ -33,7 +33,7 @@ pub fn read(from: impl Read) -> Result<MachineConfig, ReadConfigError> {
 mod tests {
     use super::*;
 
-    const SMALL: &str = r#"{"version":1,"name":"p1","vcpu_host_cpus":[0],"memory_mib":64,
+    const SMALL: &str = r#"{"version":2,"name":"p1","user":70000,"vcpu_host_cpus":[0],"memory_mib":64,
         "console":{"path":"c","capacity_bytes":4096},"control_socket":"s"}"#;
 
     #[test]

@@ -1,10 +1,12 @@
-//! The control socket's connections: lines in, lines out, never waiting for the other side.
+//! The control socket's connections: lines in, lines out, never waiting for the other side. Descriptors belong to the
+//! line that they were sent along with.
 
 use std::{
     fs,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, IoSliceMut, Write},
+    mem::MaybeUninit,
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::{AsRawFd, OwnedFd, RawFd},
         unix::{
             fs::FileTypeExt,
             net::{UnixListener, UnixStream},
@@ -13,9 +15,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketFlags, accept_with, recvmsg,
+    },
+};
 use serde::Deserialize;
 use sublet_vmm_protocol::{
-    LINE_LIMIT, LineError, PROTOCOL_VERSION, Refusal, RefusalCode, Reply, Request, write_line,
+    BOOT_FILES_MAX, LINE_LIMIT, LineError, PROTOCOL_VERSION, Refusal, RefusalCode, Reply, Request, write_line,
 };
 use thiserror::Error;
 
@@ -29,12 +37,9 @@ pub enum ListenError {
     Listen { path: PathBuf, source: io::Error },
 }
 
-/// The socket that others connect to.
+/// The socket that others connect to. Its path stays when it is gone: from its jail the VMM does not reach it.
 #[derive(Debug)]
-pub struct Listener {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct Listener(UnixListener);
 
 impl Listener {
     /// Listens at `path`, in the place of a socket that a dead VMM left there.
@@ -51,35 +56,23 @@ impl Listener {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self(listener))
     }
 
     /// The next connection, if one is waiting.
     pub fn accept(&self) -> io::Result<Option<Connection>> {
-        match self.listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(true)?;
-                Ok(Some(Connection { stream, incoming: vec![], outgoing: vec![], waits_after: None }))
-            }
+        match accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(stream) => Ok(Some(Connection::new(stream.into()))),
             // The other side may have gone before it was accepted.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
+            Err(Errno::AGAIN | Errno::CONNABORTED) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Gone already is as good; anything else is found and replaced by the next VMM.
-        let _ = fs::remove_file(&self.path);
     }
 }
 
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
+        self.0.as_raw_fd()
     }
 }
 
@@ -88,31 +81,58 @@ impl AsRawFd for Listener {
 pub struct Connection {
     stream: UnixStream,
     incoming: Vec<u8>,
+    /// Each with the place in `incoming` of the last byte that came with it.
+    descriptors: Vec<(usize, OwnedFd)>,
     outgoing: Vec<u8>,
     /// Generation after which a `wait` is to be answered.
     waits_after: Option<u64>,
 }
 
-/// What a line asks for, or why it is refused.
-pub type Asked = Result<Request, Refusal>;
+/// One line.
+#[derive(Debug)]
+pub struct Asked {
+    /// What it asks for, or why it is refused.
+    pub request: Result<Request, Refusal>,
+    /// What came with it.
+    pub descriptors: Vec<OwnedFd>,
+}
 
 impl Connection {
-    /// Takes in what has arrived. An error, the other side's end, and more than one line's worth that nobody waits
-    /// for are all the end of the connection.
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, incoming: vec![], descriptors: vec![], outgoing: vec![], waits_after: None }
+    }
+
+    /// Takes in what has arrived. An error, the other side's end, and more than one line's worth or one boot's
+    /// descriptors that nobody waits for are all the end of the connection.
     pub fn receive(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
-            match self.stream.read(&mut buffer) {
+            match self.receive_some(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.incoming.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
-            if self.incoming.len() > LINE_LIMIT {
+            if self.incoming.len() > LINE_LIMIT || self.descriptors.len() > BOOT_FILES_MAX {
                 return Err(ErrorKind::InvalidData.into());
             }
         }
+    }
+
+    /// One system call's worth. It ends with the message that brings descriptors, but may begin with one before it.
+    fn receive_some(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BOOT_FILES_MAX))];
+        let mut along = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = recvmsg(&self.stream, &mut [IoSliceMut::new(buffer)], &mut along, flags)?;
+        for message in along.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                let place = (self.incoming.len() + received.bytes).saturating_sub(1);
+                self.descriptors.extend(descriptors.map(|descriptor| (place, descriptor)));
+            }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) { Err(Errno::TOOBIG) } else { Ok(received.bytes) }
     }
 
     /// The next request, once the one before it has been answered in full.
@@ -122,7 +142,16 @@ impl Connection {
         }
         let end = self.incoming.iter().position(|byte| *byte == b'\n')?;
         let line: Vec<u8> = self.incoming.drain(..=end).collect();
-        Some(parse(&line))
+        Some(Asked { request: parse(&line), descriptors: self.descriptors_until(end) })
+    }
+
+    /// What came with bytes up to and with number `end`, which are no longer incoming.
+    fn descriptors_until(&mut self, end: usize) -> Vec<OwnedFd> {
+        let later = self.descriptors.iter().position(|(place, _)| *place > end);
+        let rest = self.descriptors.split_off(later.unwrap_or(self.descriptors.len()));
+        let these = std::mem::replace(&mut self.descriptors, rest);
+        self.descriptors.iter_mut().for_each(|(place, _)| *place -= end + 1);
+        these.into_iter().map(|(_, descriptor)| descriptor).collect()
     }
 
     /// Leaves the request unanswered until the generation is greater than `after`.
@@ -175,7 +204,7 @@ struct Versioned {
     version: u32,
 }
 
-fn parse(line: &[u8]) -> Asked {
+fn parse(line: &[u8]) -> Result<Request, Refusal> {
     let malformed =
         |error: serde_json::Error| refusal(RefusalCode::Malformed, format!("not a request: {error}"));
     let Versioned { version } = serde_json::from_slice(line).map_err(malformed)?;
@@ -193,8 +222,12 @@ pub fn refusal(code: RefusalCode, message: String) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
+    use std::{
+        io::{BufRead, BufReader, IoSlice},
+        os::fd::AsFd,
+    };
 
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use sublet_vmm_protocol::read_line;
 
     use super::*;
@@ -208,32 +241,33 @@ mod tests {
         (directory, connection, client)
     }
 
-    fn asked(line: &str) -> Asked {
+    fn asked(line: &str) -> Result<Request, Refusal> {
         parse(line.as_bytes())
     }
 
     #[test]
     fn a_request_is_read_however_it_is_cut() {
         let (_directory, mut connection, mut client) = connected();
-        for part in [r#"{"request":"status","#, r#""version":1}"#, "\n{"] {
+        for part in [r#"{"request":"status","#, r#""version":2}"#, "\n{"] {
             assert!(connection.next_request().is_none());
             client.write_all(part.as_bytes()).unwrap();
             connection.receive().unwrap();
         }
-        assert_eq!(connection.next_request(), Some(Ok(Request::Status { version: 1 })));
+        let asked = connection.next_request().unwrap();
+        assert_eq!(asked.request, Ok(Request::Status { version: 2 }));
         assert!(connection.next_request().is_none());
     }
 
     #[test]
     fn a_later_request_waits_for_the_answer_to_the_one_before() {
         let (_directory, mut connection, mut client) = connected();
-        client.write_all(b"{\"request\":\"stop\",\"version\":1}\n").unwrap();
+        client.write_all(b"{\"request\":\"stop\",\"version\":2}\n").unwrap();
         connection.receive().unwrap();
         connection.wait_after(3);
         assert!(connection.next_request().is_none());
         assert!(!connection.is_due(3) && connection.is_due(4));
         connection.reply(&Reply::Refused(refusal(RefusalCode::NotAllowedNow, "no".into()))).unwrap();
-        assert!(matches!(connection.next_request(), Some(Ok(Request::Stop { .. }))));
+        assert!(matches!(connection.next_request().unwrap().request, Ok(Request::Stop { .. })));
         let _: Reply = read_line(&mut BufReader::new(client)).unwrap();
     }
 
@@ -266,19 +300,51 @@ mod tests {
         assert!(!connection.has_unsent());
     }
 
+    /// Sends a line with this many descriptors along.
+    fn send_with(client: &UnixStream, count: usize, line: &str) {
+        let file = fs::File::open("/dev/null").unwrap();
+        let descriptors = vec![file.as_fd(); count];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut along = SendAncillaryBuffer::new(&mut space);
+        assert!(along.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        sendmsg(client, &[IoSlice::new(line.as_bytes())], &mut along, SendFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn descriptors_belong_to_the_line_that_they_came_with() {
+        let (_directory, mut connection, mut client) = connected();
+        client.write_all(b"{\"request\":\"status\",\"version\":2}\n").unwrap();
+        send_with(&client, 2, "{\"request\":\"kill\",");
+        client.write_all(b"\"version\":2}\n").unwrap();
+        client.write_all(b"{\"request\":\"stop\",\"version\":2}\n").unwrap();
+        connection.receive().unwrap();
+        let counts: Vec<_> =
+            std::iter::from_fn(|| connection.next_request()).map(|asked| asked.descriptors.len()).collect();
+        assert_eq!(counts, [0, 2, 0]);
+    }
+
+    #[test]
+    fn a_client_that_sends_more_descriptors_than_a_boot_takes_is_dropped() {
+        for batches in [&[3][..], &[2, 1], &[1, 1, 1]] {
+            let (_directory, mut connection, client) = connected();
+            batches.iter().for_each(|count| send_with(&client, *count, "x"));
+            assert!(connection.receive().is_err(), "{batches:?}");
+        }
+    }
+
     #[test]
     fn what_is_no_request_is_told_so() {
         let code = |line| asked(line).unwrap_err().code;
         assert_eq!(code("nonsense"), RefusalCode::Malformed);
-        assert_eq!(code(r#"{"request":"fly","version":1}"#), RefusalCode::Malformed);
-        assert_eq!(code(r#"{"request":"status","version":1,"more":2}"#), RefusalCode::Malformed);
+        assert_eq!(code(r#"{"request":"fly","version":2}"#), RefusalCode::Malformed);
+        assert_eq!(code(r#"{"request":"status","version":2,"more":2}"#), RefusalCode::Malformed);
     }
 
     #[test]
     fn a_request_of_another_version_is_told_which_one_is_spoken() {
-        let refused = asked(r#"{"request":"not_yet_known","version":2,"more":2}"#).unwrap_err();
+        let refused = asked(r#"{"request":"not_yet_known","version":3,"more":2}"#).unwrap_err();
         assert_eq!(refused.code, RefusalCode::UnsupportedVersion);
-        assert!(refused.message.contains("version 1"), "{}", refused.message);
+        assert!(refused.message.contains("version 2"), "{}", refused.message);
     }
 
     #[test]
@@ -289,7 +355,7 @@ mod tests {
         let alive = Listener::bind(&path).unwrap();
         assert!(matches!(Listener::bind(&path), Err(ListenError::InUse { .. })));
         drop(alive);
-        assert!(!path.exists());
+        fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         assert!(matches!(Listener::bind(&path), Err(ListenError::NotASocket { .. })));
     }

@@ -1,6 +1,6 @@
 //! Leaves the process tree of whoever started the VMM.
 //!
-//! The launcher forks before any thread exists; the daemon leads a session of its own, prepares the machine and
+//! The launcher forks before any thread exists, into a new process namespace; the daemon leads a session of its own, prepares the machine and
 //! says over a pipe how that went. The launcher waits for it and ends with 0 when the machine is prepared, so
 //! whoever started it needs nothing but its exit code and standard error.
 
@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::OwnedFd,
+    panic::set_hook,
     process::ExitCode,
 };
 
@@ -16,10 +17,12 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, Resource, Rlimit, WaitOptions, setrlimit, setsid, umask, waitpid},
+    process::{Pid, WaitOptions, setsid, umask, waitpid},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 use thiserror::Error;
+
+use crate::sandbox::{NamespaceError, enter_process_namespace};
 
 /// What the daemon writes first when the machine is prepared; any other text says why it is not.
 const READY: &[u8] = b"ready";
@@ -28,6 +31,10 @@ const REPORT_LIMIT: u64 = 16 * 1024;
 
 #[derive(Debug, Error)]
 pub enum DetachError {
+    #[error("cannot close what the caller left open")]
+    Inherited(#[source] std::io::Error),
+    #[error(transparent)]
+    Namespace(NamespaceError),
     #[error("cannot make a pipe to the new process")]
     Pipe(#[source] Errno),
     #[error("cannot start a new process")]
@@ -36,8 +43,6 @@ pub enum DetachError {
     Session(#[source] Errno),
     #[error("cannot close the standard streams")]
     Streams(#[source] Errno),
-    #[error("cannot forbid core dumps, which would hold the guest's memory")]
-    CoreDumps(#[source] Errno),
 }
 
 /// Which of the two processes this is.
@@ -47,8 +52,10 @@ pub enum Side {
     Daemon(Readiness),
 }
 
-/// Divides this process in two. The caller must have started no thread yet.
+/// Divides this process in two. The caller must have started no thread and opened no file yet.
 pub fn detach() -> Result<Side, DetachError> {
+    close_inherited().map_err(DetachError::Inherited)?;
+    enter_process_namespace().map_err(DetachError::Namespace)?;
     let (from_daemon, to_launcher) = pipe_with(PipeFlags::CLOEXEC).map_err(DetachError::Pipe)?;
     // SAFETY: this process has a single thread (above), so the child finds no lock held by a thread that it does
     // not have and may go on like any process.
@@ -73,8 +80,8 @@ impl Readiness {
         setsid().map_err(DetachError::Session)?;
         // Sockets and logs are for the user that runs the VMM, nobody else.
         umask(Mode::from_raw_mode(0o077));
-        let none = Rlimit { current: Some(0), maximum: Some(0) };
-        setrlimit(Resource::Core, none).map_err(DetachError::CoreDumps)?;
+        // There is nowhere to print a panic's message, and for a backtrace files would be opened.
+        set_hook(Box::new(|_| {}));
         close_streams().map_err(DetachError::Streams)
     }
 
@@ -88,6 +95,15 @@ impl Readiness {
     pub fn failed(mut self, error: &dyn Error) {
         // Without a launcher nobody is left to be told.
         let _ = self.to_launcher.write_all(with_causes(error).as_bytes());
+    }
+}
+
+/// Closes every descriptor but the standard streams.
+fn close_inherited() -> Result<(), std::io::Error> {
+    // SAFETY: nothing of this process has opened a file yet (above), so nobody's descriptor is closed under them.
+    match unsafe { libc::close_range(3, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
 };
 
 use sublet_vmm_protocol::{
@@ -14,6 +14,7 @@ use thiserror::Error;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::{
+    boot::{BootError, Files},
     clock::{Timer, boottime_ns},
     control::{Asked, Connection, Listener, refusal},
     daemon::with_causes,
@@ -151,14 +152,14 @@ impl EventLoop {
     }
 
     fn answer(&mut self, asked: Asked) -> Result<Answer, EventLoopError> {
-        let request = match asked {
+        let request = match asked.request {
             Ok(request) => request,
             Err(refusal) => return Ok(Answer::Now(Reply::Refused(refusal))),
         };
         Ok(Answer::Now(match request {
             Request::Status { .. } => self.status(),
             Request::Wait { after, .. } => return Ok(Answer::Later(after)),
-            Request::Boot { source, .. } => self.boot(&source),
+            Request::Boot { source, .. } => self.boot(&source, asked.descriptors),
             Request::Stop { .. } => self.act(Action::Stop, |this| this.machine.press_power_button()),
             Request::Kill { .. } => {
                 self.act(Action::Kill, |this| this.finish(Ended::Killed { by: Stopped::Request }))
@@ -178,11 +179,12 @@ impl EventLoop {
         }
     }
 
-    fn boot(&mut self, source: &BootSource) -> Reply {
+    fn boot(&mut self, source: &BootSource, descriptors: Vec<OwnedFd>) -> Reply {
         if let Err(why) = self.lifecycle.admit(Action::Boot) {
             return not_allowed(why);
         }
-        let entry = match self.machine.load(source) {
+        let files = Files::of(source, descriptors).map_err(BootError::Files);
+        let entry = match files.and_then(|files| self.machine.load(source, files)) {
             Ok(entry) => entry,
             Err(error) => return Reply::Refused(refusal(RefusalCode::BadBootSource, with_causes(&error))),
         };
@@ -208,8 +210,6 @@ impl EventLoop {
             name: self.name.clone(),
             generation: self.lifecycle.generation(),
             state: self.lifecycle.state().clone(),
-            process: std::process::id(),
-            vcpus: self.machine.vcpu_threads(),
             disks: self.machine.disks().to_vec(),
             stop_at_boottime_ns: self.stop_at_boottime_ns,
         })

@@ -1,7 +1,7 @@
 //! One virtual machine a process: the machine of one partition.
 //!
-//! In reading order: what was asked for ([`config`]) is built into a prepared machine ([`builder`], from
-//! [`memory`], [`kvm`], [`interrupts`], [`vcpu`], [`pci`] and [`devices`]); the [`event_loop`] then serves the
+//! In reading order: what was asked for ([`config`]) is taken of the host ([`resources`]), the jail closes
+//! ([`sandbox`]), and in it the machine is built and prepared ([`builder`], from [`memory`], [`kvm`], [`interrupts`], [`vcpu`], [`pci`] and [`devices`]); the [`event_loop`] then serves the
 //! [`control`] socket, moves the machine through its [`lifecycle`], loads an operating system into it
 //! ([`boot`], [`acpi`]) and ends it when its guest, its user or the clock says so.
 //!
@@ -28,5 +28,7 @@ pub mod memory;
 pub mod oom;
 pub mod pci;
 pub mod rate_limit;
+pub mod resources;
+pub mod sandbox;
 pub mod threads;
 pub mod vcpu;

@@ -9,11 +9,11 @@ use std::{
 };
 
 use kvm_ioctls::VmFd;
-use sublet_vmm_protocol::{BootSource, DiskStatus, VcpuThread};
+use sublet_vmm_protocol::{BootSource, DiskStatus};
 
 use crate::{
     arch::x86_64::registers::EntryPoint,
-    boot::{self, BootError},
+    boot::{self, BootError, Files},
     console::Console,
     devices::{Bus, power::PowerButton},
     memory::{self, GuestMemory},
@@ -38,8 +38,8 @@ pub struct Machine {
 
 impl Machine {
     /// Fills the memory with an operating system. If that fails nothing of it is left there.
-    pub fn load(&self, source: &BootSource) -> Result<EntryPoint, BootError> {
-        boot::load(&self.memory, source, self.vcpus.len() as u8).inspect_err(|_| self.unload())
+    pub fn load(&self, source: &BootSource, files: Files) -> Result<EntryPoint, BootError> {
+        boot::load(&self.memory, source, files, self.vcpus.len() as u8).inspect_err(|_| self.unload())
     }
 
     /// Forgets an operating system that was loaded and is not to run.
@@ -83,9 +83,5 @@ impl Machine {
 
     pub fn disks(&self) -> &[DiskStatus] {
         &self.disks
-    }
-
-    pub fn vcpu_threads(&self) -> Vec<VcpuThread> {
-        self.vcpus.iter().map(|vcpu| vcpu.description().clone()).collect()
     }
 }

@@ -1,5 +1,5 @@
 //! `sublet-vmm`: reads a machine's configuration from standard input, leaves the caller's process tree, prepares
-//! the machine and serves its control socket.
+//! the machine in a jail and serves its control socket. Started as root; the machine does not run as root.
 //!
 //! Ends with 0 when the machine is prepared and its socket is there; the machine then lives on in a process of its
 //! own. Ends with 1, having said why on standard error, when there is no machine.
@@ -8,10 +8,13 @@ use std::{error::Error, io, process::ExitCode};
 
 use sublet_vmm::{
     builder::{self, BuildError},
-    config,
+    clock, config,
     control::{ListenError, Listener},
     daemon::{self, DetachError, Readiness, Side, with_causes},
     event_loop::{EventLoop, EventLoopError},
+    resources::{ResourceError, Resources},
+    sandbox::{self, Lists, SandboxError, seccomp::FilterError},
+    threads,
 };
 use sublet_vmm_protocol::MachineConfig;
 use thiserror::Error;
@@ -20,15 +23,23 @@ use thiserror::Error;
 enum PrepareError {
     #[error("cannot run in the background")]
     Detach(#[source] DetachError),
-    #[error("cannot build the machine")]
-    Build(#[source] BuildError),
+    #[error("cannot take what the machine needs of its host")]
+    Resources(#[source] ResourceError),
     #[error("cannot be controlled")]
     Listen(#[source] ListenError),
+    #[error("cannot shut the machine in")]
+    Sandbox(#[source] SandboxError),
+    #[error("cannot keep threads to the system calls that they need")]
+    Filter(#[source] FilterError),
+    #[error("cannot build the machine")]
+    Build(#[source] BuildError),
     #[error("cannot serve the machine")]
     EventLoop(#[source] EventLoopError),
 }
 
 fn main() -> ExitCode {
+    threads::share_one_heap();
+    clock::make_ready();
     let config = match config::read(io::stdin().lock()) {
         Ok(config) => config,
         Err(error) => return refuse(&error),
@@ -62,7 +73,12 @@ fn serve(config: &MachineConfig, readiness: Readiness) -> ExitCode {
 
 fn prepare(config: &MachineConfig, readiness: &Readiness) -> Result<EventLoop, PrepareError> {
     readiness.leave().map_err(PrepareError::Detach)?;
-    let machine = builder::build(config).map_err(PrepareError::Build)?;
+    let resources = Resources::take(config).map_err(PrepareError::Resources)?;
     let listener = Listener::bind(&config.control_socket).map_err(PrepareError::Listen)?;
-    EventLoop::new(config.name.clone(), machine, listener).map_err(PrepareError::EventLoop)
+    let lists = Lists::compile().map_err(PrepareError::Filter)?;
+    sandbox::enclose(config.user, &resources.limits(config)).map_err(PrepareError::Sandbox)?;
+    let machine = builder::build(config, resources, &lists).map_err(PrepareError::Build)?;
+    let event_loop = EventLoop::new(config.name.clone(), machine, listener);
+    lists.event_loop.install().map_err(PrepareError::Filter)?;
+    event_loop.map_err(PrepareError::EventLoop)
 }

@@ -18,8 +18,7 @@ use std::{
 
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
-use rustix::thread::gettid;
-use sublet_vmm_protocol::{Ended, VcpuThread};
+use sublet_vmm_protocol::Ended;
 use thiserror::Error;
 use vmm_sys_util::{
     errno,
@@ -30,7 +29,8 @@ use vmm_sys_util::{
 use crate::{
     arch::x86_64::{msr, registers, registers::EntryPoint},
     devices::Bus,
-    threads::{self, PinError},
+    sandbox::seccomp::Filter,
+    threads::{Plan, SpawnError},
 };
 
 #[derive(Debug, Error)]
@@ -41,12 +41,8 @@ pub enum VcpuError {
     SetUp { index: usize, what: &'static str, source: errno::Error },
     #[error("vCPU {index} lacks a register that KVM does not know")]
     UnknownRegister { index: usize },
-    #[error("cannot start a thread for vCPU {index}")]
-    Thread { index: usize, source: io::Error },
-    #[error("cannot pin vCPU {index}")]
-    Pin { index: usize, source: PinError },
-    #[error("the thread of vCPU {index} ended before it was ready")]
-    Lost { index: usize },
+    #[error("cannot give vCPU {index} a thread")]
+    Thread { index: usize, source: SpawnError },
     #[error("cannot handle the signal that stops vCPUs")]
     Signal(#[source] errno::Error),
 }
@@ -86,6 +82,8 @@ pub struct Surroundings {
     pub bus: Arc<Bus>,
     pub end: Arc<GuestEnd>,
     pub stopping: Arc<AtomicBool>,
+    /// What a vCPU's thread may do.
+    pub filter: Filter,
 }
 
 /// A vCPU's thread, from outside.
@@ -93,7 +91,6 @@ pub struct Surroundings {
 pub struct Vcpu {
     start: Option<SyncSender<Option<EntryPoint>>>,
     thread: Option<JoinHandle<()>>,
-    description: VcpuThread,
 }
 
 /// Installs the handler of the signal that gets vCPU threads out of the guest; once a process.
@@ -112,26 +109,13 @@ impl Vcpu {
     ) -> Result<Self, VcpuError> {
         let fd = create(vm, index, cpuid)?;
         let (start, started) = sync_channel(1);
-        let (pinned, is_pinned) = sync_channel(1);
         let end = surroundings.end.clone();
-        let run = move || {
-            // The preparing side waits for exactly one message; it is gone only if this process is ending.
-            let _ = pinned.send(threads::pin_current(&[host_cpu]).map(|()| gettid()));
-            wait_and_run(fd, index, &started, &surroundings);
-        };
+        let plan = Plan { name: format!("vcpu{index}"), cpus: Some(vec![host_cpu]) };
+        let filter = surroundings.filter.clone();
+        let run = move || wait_and_run(fd, index, &started, &surroundings);
         let broken = move || end.tell(failed(format!("the thread of vCPU {index} has a fault")));
-        let thread = threads::spawn(format!("vcpu{index}"), run, broken)
-            .map_err(|source| VcpuError::Thread { index, source })?;
-        let thread_id = is_pinned
-            .recv()
-            .map_err(|_| VcpuError::Lost { index })?
-            .map_err(|source| VcpuError::Pin { index, source })?;
-        let description = VcpuThread { thread: thread_id.as_raw_nonzero().get() as u32, host_cpu };
-        Ok(Self { start: Some(start), thread: Some(thread), description })
-    }
-
-    pub fn description(&self) -> &VcpuThread {
-        &self.description
+        let thread = plan.spawn(filter, run, broken).map_err(|source| VcpuError::Thread { index, source })?;
+        Ok(Self { start: Some(start), thread: Some(thread) })
     }
 
     /// Lets the vCPU into the guest: the boot CPU at its entry point, the others to wait for the boot CPU.

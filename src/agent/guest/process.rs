@@ -13,12 +13,17 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use serde::{Deserialize, Serialize};
-use sublet_vmm_protocol::{Control, ControlError, MachineConfig, PROTOCOL_VERSION, Request, Status};
+use sublet_vmm_protocol::{
+    BootFiles, Control, ControlError, MachineConfig, OpenBootFileError, PROTOCOL_VERSION, Request, Status,
+};
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command, task::JoinError};
 
 use crate::{
-    agent::host::cgroup::{CgroupError, Cgroups},
+    agent::{
+        host::cgroup::{CgroupError, Cgroups},
+        image_cache::BootableImage,
+    },
     domain::id::PartitionId,
 };
 
@@ -39,6 +44,10 @@ pub enum VmmError {
     Config(#[from] serde_json::Error),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("cannot tell which process the VMM is")]
+    Peer(#[source] io::Error),
+    #[error(transparent)]
+    BootFile(#[from] OpenBootFileError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error("cannot delete the VMM's socket {path:?}")]
@@ -74,6 +83,14 @@ impl ProcessId {
     }
 }
 
+/// A VMM that has answered.
+#[derive(Debug)]
+pub struct Alive {
+    pub status: Status,
+    /// As the kernel knows it, whatever the VMM says; none: it has ended since.
+    pub process: Option<ProcessId>,
+}
+
 /// The VMMs of this host.
 #[derive(Debug, Clone)]
 pub struct Vmms {
@@ -93,7 +110,7 @@ impl Vmms {
     }
 
     /// Starts a VMM; when this returns its machine is prepared.
-    pub async fn start(&self, partition: PartitionId, config: &MachineConfig) -> Result<Status, VmmError> {
+    pub async fn start(&self, partition: PartitionId, config: &MachineConfig) -> Result<Alive, VmmError> {
         let failed = |source| VmmError::Start { program: self.program.clone(), source };
         let config = serde_json::to_vec(config)?;
         let mut launcher = Command::new(&self.program)
@@ -115,11 +132,29 @@ impl Vmms {
         if !output.status.success() {
             return Err(VmmError::Prepare { status: output.status, reason: reason(&output.stderr) });
         }
-        self.status(partition).await
+        self.find(partition).await
     }
 
-    pub async fn status(&self, partition: PartitionId) -> Result<Status, VmmError> {
-        self.ask(partition, Request::Status { version: PROTOCOL_VERSION }).await
+    /// The VMM that stands for the partition, if it answers.
+    pub async fn find(&self, partition: PartitionId) -> Result<Alive, VmmError> {
+        let socket = self.socket(partition);
+        tokio::task::spawn_blocking(move || find(&socket)).await?
+    }
+
+    /// Boots the partition's machine. Its VMM can open nothing, so the image's files are opened here.
+    pub async fn boot(
+        &self,
+        partition: PartitionId,
+        image: &BootableImage,
+        command_line: String,
+    ) -> Result<Status, VmmError> {
+        let (kernel, initrd) = (image.kernel.clone(), image.initrd.clone());
+        let socket = self.socket(partition);
+        let boot = move || {
+            let files = BootFiles::open(&kernel, initrd.as_deref())?;
+            Ok(Control::connect(&socket)?.boot(&files, command_line)?)
+        };
+        tokio::task::spawn_blocking(boot).await?
     }
 
     /// One request to the partition's VMM.
@@ -188,12 +223,17 @@ fn watch(
     }
 }
 
+fn find(socket: &Path) -> Result<Alive, VmmError> {
+    let mut control = Control::connect(socket)?;
+    let status = control.request(&Request::Status { version: PROTOCOL_VERSION })?;
+    let process = ProcessId::of(control.process().map_err(VmmError::Peer)?);
+    Ok(Alive { status, process })
+}
+
 /// Asks the VMM at `socket` to end; its process, where it has answered.
 fn release(socket: &Path) -> Option<OwnedFd> {
     let mut control = Control::connect(socket).ok()?;
-    let status = Request::Status { version: PROTOCOL_VERSION };
-    let process = control.request_within(&status, Some(RELEASE_PATIENCE)).ok()?.process;
-    let process = ProcessId::of(process)?.open()?;
+    let process = ProcessId::of(control.process().ok()?)?.open()?;
     let release = Request::Release { version: PROTOCOL_VERSION };
     control.request_within(&release, Some(RELEASE_PATIENCE)).ok()?;
     Some(process)
@@ -231,6 +271,7 @@ mod tests {
         MachineConfig {
             version: PROTOCOL_VERSION,
             name: "p".into(),
+            user: 70_000,
             vcpu_host_cpus: vec![1],
             service_host_cpus: vec![],
             memory_mib: 64,
@@ -263,6 +304,8 @@ mod tests {
         let program = directory.path().join("vmm");
         fs::write(&program, "#!/bin/sh\n/bin/echo 'sublet-vmm: no /dev/kvm here' >&2; exit 1\n").unwrap();
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        // As a host's cgroup2 is laid out; the process is not really moved.
+        fs::write(directory.path().join("cgroup.controllers"), "").unwrap();
         let vmms = vmms(directory.path(), program.to_str().unwrap());
         let error = vmms.start(PARTITION, &config(directory.path())).await.unwrap_err();
         assert!(error.to_string().ends_with("no /dev/kvm here"), "{error}");

@@ -12,22 +12,24 @@ use thiserror::Error;
 
 use crate::domain::id::PartitionId;
 
-/// The host's control groups for partitions; none where cgroup2 cannot be used.
+/// The host's control groups for partitions; none where cgroup2 cannot be used, and then no VMM is started.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     parent: Option<PathBuf>,
 }
 
 #[derive(Debug, Error)]
-#[error("cannot {act} the control group {path:?}")]
-pub struct CgroupError {
-    act: &'static str,
-    path: PathBuf,
-    source: io::Error,
+pub enum CgroupError {
+    #[error(
+        "this host has no cgroup2 at /sys/fs/cgroup that can be written, and a VMM needs a group of its own"
+    )]
+    Unusable,
+    #[error("cannot {act} the control group {path:?}")]
+    Failed { act: &'static str, path: PathBuf, source: io::Error },
 }
 
 fn failed(act: &'static str, path: &Path) -> impl Fn(io::Error) -> CgroupError {
-    move |source| CgroupError { act, path: path.to_owned(), source }
+    move |source| CgroupError::Failed { act, path: path.to_owned(), source }
 }
 
 impl Cgroups {
@@ -44,7 +46,7 @@ impl Cgroups {
 
     /// Moves a process, and all that it starts later, into the partition's group.
     pub fn adopt(&self, partition: PartitionId, process: u32) -> Result<(), CgroupError> {
-        let Some(group) = self.group(partition) else { return Ok(()) };
+        let group = self.group(partition).ok_or(CgroupError::Unusable)?;
         fs::create_dir_all(&group).map_err(failed("make", &group))?;
         fs::write(group.join("cgroup.procs"), process.to_string()).map_err(failed("fill", &group))
     }
@@ -102,12 +104,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_without_cgroup2_goes_without_groups() {
+    fn without_a_group_there_is_no_vmm() {
         let directory = tempfile::tempdir().unwrap();
         let cgroups = Cgroups::under(directory.path());
         let partition = PartitionId(Uuid::from_u128(1));
         assert!(!cgroups.usable());
-        cgroups.adopt(partition, 1).unwrap();
+        assert!(matches!(cgroups.adopt(partition, 1), Err(CgroupError::Unusable)));
         cgroups.kill(partition).unwrap();
         cgroups.wait_until_empty(partition, Duration::ZERO).unwrap();
         cgroups.remove(partition).unwrap();

@@ -6,3 +6,4 @@ pub mod cgroup;
 pub mod clock;
 pub mod disk;
 pub mod inventory;
+pub mod users;

@@ -35,7 +35,7 @@ impl From<PartitionError> for Problem {
             E::Carve(CarveError::NotWholeCores { .. }) | E::Duration { .. } | E::Terms(_) | E::Job(_) => {
                 Code::InvalidRequest
             }
-            E::Carve(_) => Code::InsufficientResources,
+            E::Carve(_) | E::NoUserLeft(_) => Code::InsufficientResources,
             E::Disk(ref error) if error.is_full() => Code::InsufficientResources,
             E::Disk(_) | E::Files(_) => Code::StorageFailed,
             E::UnknownImage(_) => Code::UnknownOsImage,
@@ -46,7 +46,7 @@ impl From<PartitionError> for Problem {
             E::Submit(SubmitError::KeyReused) | E::KeyReused => Code::IdempotencyKeyReused,
             E::Submit(SubmitError::TooManyWaiting | SubmitError::TooMany) => Code::TooManyRequests,
             E::NoJob | E::Gone => Code::NotFound,
-            E::Issue(_) | E::Reserve(_) | E::Inventory(_) | E::Image(_) | E::Thread(_) => {
+            E::Issue(_) | E::Reserve(_) | E::Inventory(_) | E::Image(_) | E::NoUser | E::Thread(_) => {
                 return Self::internal(&error);
             }
         };

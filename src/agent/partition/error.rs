@@ -9,6 +9,7 @@ use crate::{
             carve::{CarveError, ReserveError},
             disk::DiskError,
             inventory::InventoryError,
+            users::NoUserLeft,
         },
         image_cache::ImageError,
         partition::table::TableError,
@@ -42,6 +43,10 @@ pub enum PartitionError {
     Carve(#[from] CarveError),
     #[error(transparent)]
     Reserve(#[from] ReserveError),
+    #[error(transparent)]
+    NoUserLeft(#[from] NoUserLeft),
+    #[error("the partition has no user id for its VMM")]
+    NoUser,
     #[error(transparent)]
     Inventory(#[from] InventoryError),
     #[error(transparent)]

@@ -3,9 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sublet_guest_protocol::{FromHost, JobProgress, NONCE_PARAMETER, PORT_PARAMETER};
-use sublet_vmm_protocol::{
-    BootSource, ControlError, Ended, MachineState, PROTOCOL_VERSION, Request, Status, Stopped,
-};
+use sublet_vmm_protocol::{ControlError, Ended, MachineState, PROTOCOL_VERSION, Request, Status, Stopped};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -105,20 +103,15 @@ impl Driver {
         let nonce = hex::encode(random::<16>());
         let parameters =
             format!("{NONCE_PARAMETER}={nonce} {PORT_PARAMETER}={}", self.services.config.vsock_port);
-        let source = BootSource {
-            kernel: image.kernel,
-            initrd: image.initrd,
-            command_line: format!("{} {parameters}", image.command_line),
-        };
-        let name = image.about.name;
+        let command_line = format!("{} {parameters}", image.command_line);
+        let name = image.about.name.clone();
         let boot = Boot { image: name.clone(), nonce: Secret::new(nonce), greeted: false, boots };
         // Stored first: a guest that runs is one that the next agent knows.
         let mut row = self.row.clone();
         row.machine.built = Some(Built { boot: Some(boot), ..built.clone() });
         row.machine.last = None;
         self.store(row).await?;
-        let request = Request::Boot { version: PROTOCOL_VERSION, source };
-        if let Err(error) = self.services.vmms.ask(self.row.id, request).await {
+        if let Err(error) = self.services.vmms.boot(self.row.id, &image, command_line).await {
             self.build(Some(built)).await?;
             return Err(PartitionError::Boot(error));
         }

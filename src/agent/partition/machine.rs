@@ -8,6 +8,9 @@ use crate::{agent::guest::process::ProcessId, api::agent::GuestEnd, domain::secr
 /// The VMM of a partition, and what became of the guest before.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MachineRecord {
+    /// User id of the partition's VMMs, no other partition's as long as this one is there; none: not given yet.
+    #[serde(default)]
+    pub user: Option<u32>,
     /// The VMM that was started last, unless it was ended since.
     pub built: Option<Built>,
     /// How this lease's last guest ended; none while one runs.

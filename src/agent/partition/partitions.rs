@@ -81,7 +81,8 @@ pub struct Partitions {
 impl Partitions {
     /// Finds again what an agent before has left, and deletes what nobody knows of.
     pub async fn open(services: Arc<Services>) -> Result<Arc<Self>, PartitionError> {
-        let rows = services.table.rows().await?;
+        let mut rows = services.table.rows().await?;
+        give_users(&services, &mut rows).await?;
         let partitions = Arc::new(Self { services, handles: RwLock::default(), planning: Mutex::new(()) });
         partitions.sweep(&rows).map_err(PartitionError::Files)?;
         for row in rows {
@@ -162,12 +163,13 @@ impl Partitions {
         let terms = self.services.with_host_facts(terms);
         terms.validate()?;
         let held = self.held_beside(None);
+        let user = Some(self.services.config.users.free(&self.users())?);
         let holding = self.lendable(&held)?.carve(&wanted.allocation, &held)?;
         let row = PartitionRow {
             id: PartitionId(Uuid::new_v4()),
             partition: Partition::carved(terms, holding.cpus),
             effects: Vec::new(),
-            machine: MachineRecord::default(),
+            machine: MachineRecord { user, ..MachineRecord::default() },
         };
         self.make_disk(row.id, &wanted.allocation).await?;
         self.services.table.insert(row.clone(), mark).await?;
@@ -225,6 +227,10 @@ impl Partitions {
         handle.ask(|reply| Command::Change(change, reply)).await
     }
 
+    fn users(&self) -> Vec<u32> {
+        self.all().into_iter().filter_map(|handle| handle.row().machine.user).collect()
+    }
+
     fn lendable(&self, held: &[Holding]) -> Result<Lendable, PartitionError> {
         let resources = self.services.resources(held.iter().map(|held| held.disk_mib).sum())?;
         Ok(self.services.lendable(&resources)?)
@@ -234,6 +240,18 @@ impl Partitions {
         let rows = self.all().into_iter().map(|handle| handle.row());
         rows.filter(|row| Some(row.id) != but).map(|row| holding(&row)).collect()
     }
+}
+
+/// Partitions that were carved before VMMs had users of their own get one.
+async fn give_users(services: &Services, rows: &mut [PartitionRow]) -> Result<(), PartitionError> {
+    let mut taken: Vec<u32> = rows.iter().filter_map(|row| row.machine.user).collect();
+    for row in rows.iter_mut().filter(|row| row.machine.user.is_none()) {
+        let user = services.config.users.free(&taken)?;
+        taken.push(user);
+        row.machine.user = Some(user);
+        services.table.update(row.clone()).await?;
+    }
+    Ok(())
 }
 
 /// What a partition holds, with what a change that was asked for would take.

@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 
 use sublet_vmm_protocol::{
     ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
-    RngConfig, Status, VsockConfig, config::DISK_QUEUE_MAX,
+    RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     machine::{Built, Deadline, LastGuest},
 };
 use crate::{
-    agent::guest::process::ProcessId,
+    agent::guest::process::Alive,
     agent::host::clock::boottime,
     api::{
         agent::{GuestEnd, JobEnd},
@@ -41,8 +41,8 @@ impl Driver {
         if built.host_boot != self.services.inventory.boot_id {
             return self.host_lost(built).await;
         }
-        match self.services.vmms.status(self.row.id).await {
-            Ok(status) => self.found(built, status).await,
+        match self.services.vmms.find(self.row.id).await {
+            Ok(alive) => self.found(built, alive).await,
             // It was never seen prepared: the effect that was to start it is still to be done.
             Err(_) if built.process.is_none() => self.want_machine().await,
             Err(error) => self.lost(&error).await,
@@ -55,10 +55,11 @@ impl Driver {
         if wiping || self.row.partition.state == State::Released { Ok(()) } else { self.shape_disk().await }
     }
 
-    async fn found(&mut self, built: Built, status: Status) -> Result<(), PartitionError> {
+    async fn found(&mut self, built: Built, alive: Alive) -> Result<(), PartitionError> {
+        let Alive { status, process } = alive;
         let mut row = self.row.clone();
         row.machine.built = Some(Built {
-            process: ProcessId::of(status.process),
+            process,
             // The agent before died between writing down the boot and asking for it.
             boot: built.boot.clone().filter(|_| status.state != MachineState::Prepared),
             ..built.clone()
@@ -121,28 +122,29 @@ impl Driver {
     /// Has a VMM stand for the partition, its memory built and locked.
     pub(super) async fn prepare_machine(&mut self) -> Result<(), PartitionError> {
         let running = self.row.machine.built.as_ref().is_some_and(|built| built.process.is_some());
-        if running && self.services.vmms.status(self.row.id).await.is_ok() {
+        if running && self.services.vmms.find(self.row.id).await.is_ok() {
             return Ok(());
         }
         self.discard_machine().await?;
         let cid = self.services.table.next_cid().await?;
         let host_boot = self.services.inventory.boot_id.clone();
         self.build(Some(Built { cid, host_boot, process: None, boot: None })).await?;
-        let status = self.services.vmms.start(self.row.id, &self.machine_config(cid)).await?;
+        let Alive { status, process } =
+            self.services.vmms.start(self.row.id, &self.machine_config(cid)?).await?;
         let built = self.row.machine.built.clone();
-        let process = ProcessId::of(status.process);
         self.build(built.map(|built| Built { process, ..built })).await?;
         self.watch_machine(cid, status.generation);
         self.guard_end().await
     }
 
-    fn machine_config(&self, cid: u32) -> MachineConfig {
+    fn machine_config(&self, cid: u32) -> Result<MachineConfig, PartitionError> {
         let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
         let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
         let disk = DiskConfig { queues: Some(vcpus), ..DiskConfig::new(self.services.disk(id)) };
-        MachineConfig {
+        Ok(MachineConfig {
             version: PROTOCOL_VERSION,
             name: id.to_string(),
+            user: self.row.machine.user.ok_or(PartitionError::NoUser)?,
             vcpu_host_cpus: self.row.partition.host_cpus.clone(),
             // Nothing of the host's disturbs a vCPU, the work on its disks least of all.
             service_host_cpus: self.services.config.reserve.host_cpus(&self.services.inventory.cores),
@@ -152,7 +154,7 @@ impl Driver {
             rng: Some(RngConfig::default()),
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
             control_socket: self.services.vmms.socket(id),
-        }
+        })
     }
 
     pub(super) async fn build(&mut self, built: Option<Built>) -> Result<(), PartitionError> {
@@ -235,7 +237,7 @@ impl Driver {
         built: Built,
         error: &ControlError,
     ) -> Result<(), PartitionError> {
-        if self.services.vmms.status(self.row.id).await.is_ok() {
+        if self.services.vmms.find(self.row.id).await.is_ok() {
             self.watch_machine(built.cid, 0);
             return Ok(());
         }

@@ -20,6 +20,7 @@
 
 pub mod bench;
 pub mod exec;
+pub mod foreign_call;
 pub mod inside;
 
 mod agent_config;

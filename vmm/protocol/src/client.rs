@@ -1,18 +1,26 @@
 //! A blocking client of the control socket.
 
 use std::{
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, IoSlice, Read, Write},
+    mem::MaybeUninit,
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt::socket_peercred};
 use thiserror::Error;
 
 use crate::{
+    PROTOCOL_VERSION,
+    boot::{BOOT_FILES_MAX, BootFiles},
+    config::BootSource,
     control::{Refusal, Reply, Request, Status},
-    line::{LineError, read_line, write_line},
+    line::{LineError, read_line, to_line},
 };
 
 /// How long [`Control::request`] waits for the reply. Loading a kernel is the longest thing a VMM does before it
@@ -46,7 +54,20 @@ impl Control {
         Ok(Self { connection: BufReader::new(Bounded { stream, deadline: None }) })
     }
 
-    /// Sends one request and waits [`REPLY_TIMEOUT`] for its answer. For [`Request::Wait`] use
+    /// The VMM's process, by its id on this host. The kernel says so: the VMM cannot pass for another one.
+    pub fn process(&self) -> io::Result<u32> {
+        let peer = socket_peercred(&self.connection.get_ref().stream)?;
+        Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Boots the machine from these files, whose descriptors go along.
+    pub fn boot(&mut self, files: &BootFiles, command_line: String) -> Result<Status, ControlError> {
+        let source = BootSource { has_initrd: files.initrd.is_some(), command_line };
+        let request = Request::Boot { version: PROTOCOL_VERSION, source };
+        self.converse(&request, &files.descriptors(), Some(REPLY_TIMEOUT))
+    }
+
+    /// Sends one request and waits [`REPLY_TIMEOUT`] for its answer. For [`Request::Boot`] use [`Control::boot`], for [`Request::Wait`] use
     /// [`Control::request_within`].
     pub fn request(&mut self, request: &Request) -> Result<Status, ControlError> {
         self.request_within(request, Some(REPLY_TIMEOUT))
@@ -58,8 +79,17 @@ impl Control {
         request: &Request,
         timeout: Option<Duration>,
     ) -> Result<Status, ControlError> {
+        self.converse(request, &[], timeout)
+    }
+
+    fn converse(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+    ) -> Result<Status, ControlError> {
         self.connection.get_mut().deadline = timeout.map(|timeout| Instant::now() + timeout);
-        match self.exchange(request) {
+        match self.exchange(request, descriptors) {
             Ok(Reply::Status(status)) => Ok(status),
             Ok(Reply::Refused(refusal)) => Err(ControlError::Refused(refusal)),
             Err(error) => {
@@ -73,8 +103,11 @@ impl Control {
         }
     }
 
-    fn exchange(&mut self, request: &Request) -> Result<Reply, LineError> {
-        write_line(self.connection.get_mut(), request)?;
+    fn exchange(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Reply, LineError> {
+        let line = to_line(request)?;
+        let connection = self.connection.get_mut();
+        let sent = connection.send_with(descriptors, &line).map_err(LineError::Io)?;
+        connection.write_all(&line[sent..]).map_err(LineError::Io)?;
         read_line(&mut self.connection)
     }
 }
@@ -99,6 +132,18 @@ impl Bounded {
             left => Ok(Some(left)),
         }
     }
+
+    /// Sends some of `bytes`; the descriptors go with the first of them.
+    fn send_with(&self, descriptors: &[BorrowedFd<'_>], bytes: &[u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BOOT_FILES_MAX))];
+        let mut along = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !along.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.stream.set_write_timeout(self.left()?)?;
+        let sent = sendmsg(self.stream.as_fd(), &[IoSlice::new(bytes)], &mut along, SendFlags::NOSIGNAL)?;
+        Ok(sent)
+    }
 }
 
 impl Read for Bounded {
@@ -121,10 +166,12 @@ impl Write for Bounded {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixListener, thread};
+    use std::{io::IoSliceMut, os::unix::net::UnixListener, thread};
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
     use super::*;
-    use crate::{MachineState, PROTOCOL_VERSION, RefusalCode};
+    use crate::{MachineState, RefusalCode, line::write_line};
 
     const STATUS: Request = Request::Status { version: PROTOCOL_VERSION };
 
@@ -134,8 +181,6 @@ mod tests {
             name: "p1".into(),
             generation: 1,
             state: MachineState::Prepared,
-            process: 7,
-            vcpus: vec![],
             disks: vec![],
             stop_at_boottime_ns: None,
         }
@@ -186,6 +231,43 @@ mod tests {
             Err(ControlError::TimedOut(waited)) if waited == timeout
         ));
         assert!(matches!(control.request(&STATUS), Err(ControlError::Line(_))));
+    }
+
+    #[test]
+    fn a_boot_takes_its_files_along_with_its_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("vmlinux"), "the kernel").unwrap();
+        std::fs::write(path("initrd"), "the initrd").unwrap();
+        let listener = UnixListener::bind(path("control")).unwrap();
+        let mut control = Control::connect(&path("control")).unwrap();
+        let files = BootFiles::open(&path("vmlinux"), Some(&path("initrd"))).unwrap();
+        let server = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BOOT_FILES_MAX))];
+            let mut along = RecvAncillaryBuffer::new(&mut space);
+            let mut line = [0; 4096];
+            let received =
+                recvmsg(&stream, &mut [IoSliceMut::new(&mut line)], &mut along, RecvFlags::empty()).unwrap();
+            write_line(&mut &stream, &Reply::Status(prepared())).unwrap();
+            let descriptors = along.drain().flat_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect::<Vec<_>>(),
+                _ => vec![],
+            });
+            let texts = descriptors.map(|file| io::read_to_string(std::fs::File::from(file)).unwrap());
+            (read_line(&mut &line[..received.bytes]).unwrap(), texts.collect::<Vec<_>>())
+        });
+        assert_eq!(control.boot(&files, "quiet".into()).unwrap(), prepared());
+        let (request, texts): (Request, _) = server.join().unwrap();
+        let source = BootSource { has_initrd: true, command_line: "quiet".into() };
+        assert_eq!(request, Request::Boot { version: PROTOCOL_VERSION, source });
+        assert_eq!(texts, ["the kernel", "the initrd"]);
+    }
+
+    #[test]
+    fn the_kernel_says_which_process_is_spoken_to() {
+        let (_directory, control) = connected_to_a_server_with(vec![]);
+        assert_eq!(control.process().unwrap(), std::process::id());
     }
 
     #[test]

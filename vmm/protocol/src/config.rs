@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::PROTOCOL_VERSION;
+use crate::{PROTOCOL_VERSION, console::HEADER_BYTES};
 
 /// Smallest memory a machine can have, in MiB.
 pub const MEMORY_MIN_MIB: u64 = 32;
@@ -32,6 +32,8 @@ pub struct MachineConfig {
     pub version: u32,
     /// Names the machine in logs and errors; the agent uses the partition's id.
     pub name: String,
+    /// User and group id of the machine's process, its own on the host: no other process and no file has it.
+    pub user: u32,
     /// The host CPU of each vCPU, in vCPU order; its length is the number of vCPUs.
     pub vcpu_host_cpus: Vec<u32>,
     /// Host CPUs where every thread that is not a vCPU may run; empty: those of the vCPUs.
@@ -148,14 +150,19 @@ pub struct ConsoleConfig {
     pub capacity_bytes: u64,
 }
 
-/// The operating system to start; given with the `boot` request.
+impl ConsoleConfig {
+    /// Length of the log's file, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        HEADER_BYTES + self.capacity_bytes
+    }
+}
+
+/// The operating system to start; given with the `boot` request, along with its [`crate::BootFiles`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BootSource {
-    /// bzImage or uncompressed 64-bit ELF kernel.
-    pub kernel: PathBuf,
-    #[serde(default)]
-    pub initrd: Option<PathBuf>,
+    /// Whether an initrd's descriptor follows the kernel's.
+    pub has_initrd: bool,
     /// Kernel command line, ASCII, without a terminating NUL.
     pub command_line: String,
 }
@@ -167,6 +174,8 @@ pub enum ConfigError {
     Version(u32),
     #[error("name: must be 1 to 64 characters of a-z, A-Z, 0-9, '-' and '_', is {0:?}")]
     Name(String),
+    #[error("user: must be an id of the machine's own, neither root's (0) nor 4294967295, is {0}")]
+    User(u32),
     #[error("vcpu_host_cpus: a machine has 1 to {VCPU_MAX} vCPUs, not {0}")]
     VcpuCount(usize),
     #[error("vcpu_host_cpus: host CPU {0} is named for two vCPUs; each vCPU has its own")]
@@ -196,6 +205,10 @@ impl MachineConfig {
             return Err(ConfigError::Version(self.version));
         }
         self.validate_name()?;
+        // The kernel takes the largest for "unchanged".
+        if matches!(self.user, 0 | u32::MAX) {
+            return Err(ConfigError::User(self.user));
+        }
         self.validate_cpus()?;
         if !(MEMORY_MIN_MIB..=MEMORY_MAX_MIB).contains(&self.memory_mib) {
             return Err(ConfigError::Memory(self.memory_mib));

@@ -14,7 +14,7 @@ use std::{
 use thiserror::Error;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SUBLTCON");
-const HEADER_BYTES: u64 = 16;
+pub(crate) const HEADER_BYTES: u64 = 16;
 
 #[derive(Debug, Error)]
 pub enum ConsoleLogError {

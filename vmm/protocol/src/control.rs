@@ -20,7 +20,8 @@ pub enum Request {
     /// Answered with a status as soon as [`Status::generation`] is greater than `after`; a watcher asks again
     /// with the generation it got.
     Wait { version: u32, after: u64 },
-    /// `Prepared → Running`; answered once the first instruction is about to run.
+    /// `Prepared → Running`; answered once the first instruction is about to run. Descriptors of the kernel and, after
+    /// it, of the initrd come with it (`SCM_RIGHTS`, unix(7)), see [`crate::Control::boot`].
     Boot { version: u32, source: BootSource },
     /// Ends a guest the polite way: the ACPI power button. The guest may take its time or refuse.
     Stop { version: u32 },
@@ -50,12 +51,7 @@ pub struct Status {
     /// Grows by one with each change of `state`; 1 when prepared.
     pub generation: u64,
     pub state: MachineState,
-    /// The VMM's process id on the host.
-    pub process: u32,
-    /// Host thread of each vCPU, in vCPU order.
-    pub vcpus: Vec<VcpuThread>,
-    /// How each disk is served, in the order of the configuration. A VMM from before this was told says nothing.
-    #[serde(default)]
+    /// How each disk is served, in the order of the configuration.
     pub disks: Vec<DiskStatus>,
     /// As last set with [`Request::StopAt`].
     pub stop_at_boottime_ns: Option<u64>,
@@ -63,8 +59,6 @@ pub struct Status {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// Host thread that serves it.
-    pub thread: u32,
     pub queues: u16,
     #[serde(flatten)]
     pub engine: DiskEngine,
@@ -78,14 +72,6 @@ pub enum DiskEngine {
     IoUring,
     /// One after another, since this host's kernel gives no io_uring; `reason` is for people.
     Blocking { reason: String },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VcpuThread {
-    /// Host thread id.
-    pub thread: u32,
-    /// Host CPU to which it is pinned.
-    pub host_cpu: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,16 +2,19 @@
 //!
 //! The agent starts one `sublet-vmm` a partition, hands it a [`MachineConfig`] as JSON on standard input and
 //! then talks to it over a Unix stream socket: one JSON [`Request`] a line, answered by one JSON [`Reply`]
-//! line. The VMM outlives the agent; a restarted agent finds it again by the socket's path.
+//! line. The VMM outlives the agent; a restarted agent finds it again by the socket's path. The VMM is jailed and can
+//! open nothing: the files of an operating system come to it as descriptors with the `boot` request.
 //!
 //! The VMM knows nothing of money, keys or leases.
 
+mod boot;
 pub mod client;
 pub mod config;
 pub mod console;
 pub mod control;
 mod line;
 
+pub use boot::{BOOT_FILES_MAX, BootFiles, OpenBootFileError};
 pub use client::{Control, ControlError, REPLY_TIMEOUT};
 pub use config::{
     BootSource, ConfigError, ConsoleConfig, DiskConfig, DiskLimits, MachineConfig, RateLimit, RngConfig,
@@ -20,10 +23,9 @@ pub use config::{
 pub use console::{ConsoleLog, ConsoleLogError, ConsoleSlice};
 pub use control::{
     DiskEngine, DiskStatus, Ended, MachineState, Refusal, RefusalCode, Reply, Request, Status, Stopped,
-    VcpuThread,
 };
-pub use line::{LINE_LIMIT, LineError, read_line, write_line};
+pub use line::{LINE_LIMIT, LineError, read_line, to_line, write_line};
 
 /// Version of this protocol. A VMM answers a request of another major version with
 /// [`RefusalCode::UnsupportedVersion`].
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;

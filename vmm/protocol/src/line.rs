@@ -33,10 +33,16 @@ pub fn read_line<T: DeserializeOwned>(from: &mut impl BufRead) -> Result<T, Line
     serde_json::from_slice(&line).map_err(LineError::Malformed)
 }
 
-/// Writes one value as one line, in one write.
-pub fn write_line<T: Serialize>(to: &mut impl Write, value: &T) -> Result<(), LineError> {
+/// One value as one line.
+pub fn to_line<T: Serialize>(value: &T) -> Result<Vec<u8>, LineError> {
     let mut line = serde_json::to_vec(value).map_err(LineError::Malformed)?;
     line.push(b'\n');
+    Ok(line)
+}
+
+/// Writes one value as one line, in one write.
+pub fn write_line<T: Serialize>(to: &mut impl Write, value: &T) -> Result<(), LineError> {
+    let line = to_line(value)?;
     to.write_all(&line).and_then(|()| to.flush()).map_err(LineError::Io)
 }
 
@@ -67,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_newline_within_a_value_does_not_end_the_line() {
-        let source = crate::BootSource { kernel: "a\nb".into(), initrd: None, command_line: "c\nd".into() };
+        let source = crate::BootSource { has_initrd: false, command_line: "c\nd".into() };
         let request = Request::Boot { version: PROTOCOL_VERSION, source };
         let mut bytes = vec![];
         write_line(&mut bytes, &request).unwrap();

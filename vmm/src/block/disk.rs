@@ -104,12 +104,13 @@ impl Disk {
         }
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     pub fn sectors(&self) -> u64 {
         self.bytes / SECTOR_SIZE
+    }
+
+    /// All of it that the guest sees.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn is_read_only(&self) -> bool {

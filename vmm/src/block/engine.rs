@@ -17,6 +17,9 @@ use super::{disk::Disk, io::Io};
 /// Most pieces of work that an engine has at a time.
 pub const DEPTH: usize = 128;
 
+/// Most threads that the kernel starts for an engine.
+pub const KERNEL_THREADS: u32 = ring::WORKERS[0] + ring::WORKERS[1];
+
 /// Work that is over.
 #[derive(Debug)]
 pub struct Finished {

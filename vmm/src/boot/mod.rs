@@ -2,23 +2,22 @@
 //! kernel finds them.
 //!
 //! Kernel and initrd belong to the borrower. Of them this process reads the kernel's header, with linux-loader, and
-//! copies the rest without looking.
+//! copies the rest without looking. They come as descriptors: nothing can be opened here.
 
+mod files;
 pub mod kernel;
 pub mod zero_page;
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::fs::File;
 
+use rustix::io::Errno;
 use sublet_vmm_protocol::BootSource;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
+pub use self::files::{Files, FilesError};
 use self::{
+    files::size_of,
     kernel::{Kernel, KernelError},
     zero_page::Placed,
 };
@@ -36,16 +35,16 @@ const PAGE_SIZE: u64 = 4096;
 
 #[derive(Debug, Error)]
 pub enum BootError {
-    #[error("{what} {path:?} cannot be opened")]
-    Open { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{what} {path:?} is not a file")]
-    NotAFile { what: &'static str, path: PathBuf },
-    #[error("kernel {path:?} cannot be started")]
-    Kernel { path: PathBuf, source: KernelError },
-    #[error("initrd {path:?} of {bytes} bytes does not fit into memory beside the kernel")]
-    InitrdTooLarge { path: PathBuf, bytes: u64 },
-    #[error("initrd {path:?} cannot be read")]
-    Initrd { path: PathBuf, source: GuestMemoryError },
+    #[error("the files of the boot source cannot be used")]
+    Files(#[source] FilesError),
+    #[error("the kernel cannot be started")]
+    Kernel(#[source] KernelError),
+    #[error("the initrd of {bytes} bytes does not fit into memory beside the kernel")]
+    InitrdTooLarge { bytes: u64 },
+    #[error("the size of the initrd cannot be read")]
+    InitrdSize(#[source] Errno),
+    #[error("the initrd cannot be read")]
+    Initrd(#[source] GuestMemoryError),
     #[error("command_line is {0} bytes long, more than the {limit} that Linux takes", limit = layout::COMMAND_LINE_LIMIT)]
     CommandLineTooLong(usize),
     #[error("command_line holds byte {0:#04x}; only printable ASCII can stand in it")]
@@ -55,15 +54,15 @@ pub enum BootError {
 }
 
 /// Fills the guest's memory and says where its boot CPU starts. On an error something may have been written.
-pub fn load(memory: &GuestMemory, source: &BootSource, vcpus: u8) -> Result<EntryPoint, BootError> {
+pub fn load(
+    memory: &GuestMemory,
+    source: &BootSource,
+    mut files: Files,
+    vcpus: u8,
+) -> Result<EntryPoint, BootError> {
     check_command_line(&source.command_line)?;
-    let mut file = open("kernel", &source.kernel)?;
-    let kernel = kernel::load(memory, &mut file)
-        .map_err(|error| BootError::Kernel { path: source.kernel.clone(), source: error })?;
-    let initrd = match &source.initrd {
-        Some(path) => Some(load_initrd(memory, path, &kernel)?),
-        None => None,
-    };
+    let kernel = kernel::load(memory, &mut files.kernel).map_err(BootError::Kernel)?;
+    let initrd = files.initrd.as_mut().map(|file| load_initrd(memory, file, &kernel)).transpose()?;
     // Written last, so that nothing a kernel file says lies on top of them.
     write_tables(memory, source, &kernel, initrd, vcpus).map_err(BootError::Tables)?;
     Ok(kernel.entry)
@@ -79,33 +78,16 @@ fn check_command_line(line: &str) -> Result<(), BootError> {
     }
 }
 
-fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
-    // A pipe in the place of a file must not keep this process waiting.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let opened = file.and_then(|file| Ok((file.metadata()?.is_file(), file)));
-    match opened {
-        Ok((true, file)) => Ok(file),
-        Ok((false, _)) => Err(BootError::NotAFile { what, path: path.to_owned() }),
-        Err(source) => Err(BootError::Open { what, path: path.to_owned(), source }),
-    }
-}
-
 /// Puts the initrd as high as it goes below the end of low memory, clear of where the kernel unpacks itself.
-fn load_initrd(memory: &GuestMemory, path: &Path, kernel: &Kernel) -> Result<Placed, BootError> {
-    let mut file = open("initrd", path)?;
-    let bytes = file
-        .metadata()
-        .map_err(|source| BootError::Open { what: "initrd", path: path.to_owned(), source })?
-        .len();
+fn load_initrd(memory: &GuestMemory, file: &mut File, kernel: &Kernel) -> Result<Placed, BootError> {
+    let bytes = size_of(&*file).map_err(BootError::InitrdSize)?;
     let end = low_ram_end(memory).min(kernel.initrd_end_limit);
     let start = end
         .checked_sub(bytes)
         .map(|start| start - start % PAGE_SIZE)
         .filter(|start| *start >= kernel.end)
-        .ok_or_else(|| BootError::InitrdTooLarge { path: path.to_owned(), bytes })?;
-    memory
-        .read_exact_volatile_from(GuestAddress(start), &mut file, bytes as usize)
-        .map_err(|source| BootError::Initrd { path: path.to_owned(), source })?;
+        .ok_or(BootError::InitrdTooLarge { bytes })?;
+    memory.read_exact_volatile_from(GuestAddress(start), file, bytes as usize).map_err(BootError::Initrd)?;
     Ok(Placed { start: start as u32, bytes: bytes as u32 })
 }
 

@@ -1,4 +1,8 @@
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use linux_loader::loader::bootparam::boot_params;
 use proptest::{collection::vec, prelude::*};
@@ -7,9 +11,9 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-struct Files(tempfile::TempDir);
+struct Folder(tempfile::TempDir);
 
-impl Files {
+impl Folder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -46,19 +50,29 @@ fn memory() -> GuestMemory {
     GuestMemory::from_ranges(&[(GuestAddress(0), 32 * MIB as usize)]).unwrap()
 }
 
-fn source(kernel: PathBuf, initrd: Option<PathBuf>) -> BootSource {
-    BootSource { kernel, initrd, command_line: "console=ttyS0".into() }
+fn source(has_initrd: bool) -> BootSource {
+    BootSource { has_initrd, command_line: "console=ttyS0".into() }
 }
 
-fn refusal(source: &BootSource) -> String {
-    crate::daemon::with_causes(&load(&memory(), source, 1).unwrap_err())
+fn descriptors(paths: &[&Path]) -> Vec<OwnedFd> {
+    paths.iter().map(|path| File::open(path).unwrap().into()).collect()
+}
+
+fn files(kernel: &Path, initrd: Option<&Path>) -> Files {
+    let paths: Vec<_> = [kernel].into_iter().chain(initrd).collect();
+    Files::of(&source(initrd.is_some()), descriptors(&paths)).unwrap()
+}
+
+fn refusal(kernel: &Path, initrd: Option<&Path>) -> String {
+    let files = files(kernel, initrd);
+    crate::daemon::with_causes(&load(&memory(), &source(initrd.is_some()), files, 1).unwrap_err())
 }
 
 #[test]
 fn an_elf_kernel_is_entered_where_it_says_with_all_it_needs_in_place() {
-    let (files, memory) = (Files::new(), memory());
-    let initrd = files.file("initrd", &[7; 5000]);
-    let entry = load(&memory, &source(files.elf(), Some(initrd)), 2).unwrap();
+    let (folder, memory) = (Folder::new(), memory());
+    let initrd = folder.file("initrd", &[7; 5000]);
+    let entry = load(&memory, &source(true), files(&folder.elf(), Some(&initrd)), 2).unwrap();
     assert_eq!(entry, EntryPoint { address: 0x100_0000 });
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0x100_0000)).unwrap(), b'0');
 
@@ -75,58 +89,70 @@ fn an_elf_kernel_is_entered_where_it_says_with_all_it_needs_in_place() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
-    let files = Files::new();
-    let text = files.file("text", &[b'x'; 4096]);
-    assert!(refusal(&source(text, None)).contains("neither a bzImage nor"));
-    let short = files.file("short", b"MZ");
-    assert!(refusal(&source(short, None)).contains("cannot be read"));
-    assert!(
-        refusal(&source("/nonexistent/vmlinux".into(), None)).contains("kernel \"/nonexistent/vmlinux\"")
-    );
-    assert!(refusal(&source("/dev/null".into(), None)).contains("is not a file"));
-    let missing = source(files.elf(), Some("/nonexistent/initrd".into()));
-    assert!(refusal(&missing).contains("initrd \"/nonexistent/initrd\""));
+fn a_kernel_that_is_none_is_told_so() {
+    let folder = Folder::new();
+    let text = folder.file("text", &[b'x'; 4096]);
+    assert!(refusal(&text, None).contains("neither a bzImage nor"));
+    let short = folder.file("short", b"MZ");
+    assert!(refusal(&short, None).contains("cannot be read"));
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_kernel_keeps_nobody_waiting() {
-    let files = Files::new();
-    let path = files.0.path().join("pipe");
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    assert!(refusal(&source(path, None)).contains("is not a file"));
+fn descriptors_are_counted_and_are_files() {
+    let folder = Folder::new();
+    let (kernel, null) = (folder.elf(), Path::new("/dev/null"));
+    let told = |has_initrd, paths: &[&Path]| {
+        Files::of(&source(has_initrd), descriptors(paths)).unwrap_err().to_string()
+    };
+    assert!(told(false, &[]).ends_with("not 0"));
+    assert!(told(true, &[&kernel]).starts_with("2 descriptors must come"));
+    assert!(told(false, &[&kernel, &kernel]).ends_with("not 2"));
+    assert_eq!(told(false, &[null]), "the kernel is not a file");
+    assert_eq!(told(true, &[&kernel, folder.0.path()]), "the initrd is not a file");
+}
+
+#[test]
+fn files_are_read_from_their_start_wherever_their_sender_left_them() {
+    let folder = Folder::new();
+    let (mut kernel, mut initrd) =
+        (File::open(folder.elf()).unwrap(), File::open(folder.file("i", &[7; 5000])).unwrap());
+    std::io::Seek::seek(&mut kernel, std::io::SeekFrom::End(0)).unwrap();
+    std::io::Seek::seek(&mut initrd, std::io::SeekFrom::Start(7)).unwrap();
+    let files = Files::of(&source(true), vec![kernel.into(), initrd.into()]).unwrap();
+    assert!(load(&memory(), &source(true), files, 1).is_ok());
 }
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let files = Files::new();
-    let large = files.file("large", &elf(0x100_0000, 64 * MIB, 1));
-    assert!(refusal(&source(large, None)).contains("it needs memory up to"));
-    let outside = files.file("outside", &elf(0xc000_0000, 16, 1));
-    assert!(refusal(&source(outside, None)).contains("cannot be loaded"));
-    let initrd = files.file("initrd", &vec![0; 17 * MIB as usize]);
-    assert!(
-        refusal(&source(files.elf(), Some(initrd))).contains("does not fit into memory beside the kernel")
-    );
+    let folder = Folder::new();
+    let large = folder.file("large", &elf(0x100_0000, 64 * MIB, 1));
+    assert!(refusal(&large, None).contains("it needs memory up to"));
+    let outside = folder.file("outside", &elf(0xc000_0000, 16, 1));
+    assert!(refusal(&outside, None).contains("cannot be loaded"));
+    let initrd = folder.file("initrd", &vec![0; 17 * MIB as usize]);
+    assert!(refusal(&folder.elf(), Some(&initrd)).contains("does not fit into memory beside the kernel"));
 }
 
 #[test]
 fn a_kernel_that_would_be_read_a_thousand_times_is_refused() {
-    let files = Files::new();
-    let path = files.file("many", &elf(0x100_0000, 16, 1000));
-    assert!(refusal(&source(path, None)).contains("1000 program headers"));
+    let folder = Folder::new();
+    let path = folder.file("many", &elf(0x100_0000, 16, 1000));
+    assert!(refusal(&path, None).contains("1000 program headers"));
 }
 
 #[test]
 fn command_lines_that_linux_would_cut_or_misread_are_refused() {
-    let files = Files::new();
-    let with = |line: &str| BootSource { command_line: line.into(), ..source(files.elf(), None) };
-    assert!(refusal(&with(&"x".repeat(2048))).contains("2048 bytes long"));
+    let folder = Folder::new();
+    let booted = |line: &str| {
+        let source = BootSource { command_line: line.into(), ..source(false) };
+        load(&memory(), &source, files(&folder.elf(), None), 1)
+    };
+    assert!(booted(&"x".repeat(2048)).unwrap_err().to_string().contains("2048 bytes long"));
     for line in ["a\0b", "a\nb", "ä"] {
-        assert!(refusal(&with(line)).contains("command_line holds byte"), "{line:?}");
+        let told = booted(line).unwrap_err().to_string();
+        assert!(told.contains("command_line holds byte"), "{line:?}");
     }
-    assert!(load(&memory(), &with(&"x".repeat(2047)), 1).is_ok());
+    assert!(booted(&"x".repeat(2047)).is_ok());
 }
 
 /// A bzImage's header over `rest`, with the fields that matter as given.
@@ -147,20 +173,20 @@ fn bzimage(setup_sectors: u8, version: u16, flags: u16, preferred: u64, needed: 
 
 #[test]
 fn a_bzimage_is_entered_at_its_64_bit_entry_point() {
-    let files = Files::new();
-    let path = files.file("vmlinuz", &bzimage(1, 0x20f, 1, 0x100_0000, 0x1000, &[9; 0x1000]));
-    let entry = load(&memory(), &source(path, None), 1).unwrap();
+    let folder = Folder::new();
+    let path = folder.file("vmlinuz", &bzimage(1, 0x20f, 1, 0x100_0000, 0x1000, &[9; 0x1000]));
+    let entry = load(&memory(), &source(false), files(&path, None), 1).unwrap();
     assert_eq!(entry, EntryPoint { address: layout::HIGH_MEMORY_START + 0x200 });
 }
 
 #[test]
 fn a_bzimage_without_a_64_bit_entry_point_or_without_room_is_refused() {
-    let files = Files::new();
-    let old = files.file("old", &bzimage(1, 0x20f, 0, 0x100_0000, 0x1000, &[9; 0x1000]));
-    assert!(refusal(&source(old, None)).contains("has no 64-bit entry point"));
+    let folder = Folder::new();
+    let old = folder.file("old", &bzimage(1, 0x20f, 0, 0x100_0000, 0x1000, &[9; 0x1000]));
+    assert!(refusal(&old, None).contains("has no 64-bit entry point"));
     for (preferred, needed) in [(0x100_0000, 0x200_0000), (u64::MAX, 1)] {
-        let large = files.file("large", &bzimage(1, 0x20f, 1, preferred, needed, &[9; 0x1000]));
-        assert!(refusal(&source(large, None)).contains("it needs memory up to"));
+        let large = folder.file("large", &bzimage(1, 0x20f, 1, preferred, needed, &[9; 0x1000]));
+        assert!(refusal(&large, None).contains("it needs memory up to"));
     }
 }
 
@@ -172,7 +198,7 @@ proptest! {
         changes in vec((0usize..0x270, any::<u8>()), 0..12),
         words in vec(prop_oneof![any::<u64>(), 0u64..0x1000, Just(0x100_0000)], 14),
     ) {
-        let files = Files::new();
+        let folder = Folder::new();
         let mut file = bzimage(1, 0x20f, 1, 0x100_0000, 0x1000, &[9; 0x1000]);
         if is_elf {
             file = elf(0x100_0000, 16, 2);
@@ -187,6 +213,6 @@ proptest! {
                 *place = byte;
             }
         }
-        let _ = load(&memory(), &source(files.file("kernel", &file), None), 1);
+        let _ = load(&memory(), &source(false), files(&folder.file("kernel", &file), None), 1);
     }
 }

@@ -36,7 +36,7 @@ fn a_disk_keeps_what_the_guest_writes_and_only_where_it_may() {
 }
 
 /// A disk on the host's own disk, every byte of it a 7.
-fn full_disk(name: &str, bytes: u64) -> DiskConfig {
+pub(crate) fn full_disk(name: &str, bytes: u64) -> DiskConfig {
     let path = PathBuf::from(format!("/var/lib/sublet/{name}.disk"));
     fs::write(&path, vec![7; bytes as usize]).unwrap();
     DiskConfig::new(path)
@@ -95,15 +95,11 @@ fn a_disk_past_the_page_cache_works_the_same() {
     assert!(fs::read(&direct.path).unwrap().starts_with(b"\x7fELF"));
 }
 
-/// Lines of `/proc/PID/task/TID/status`, by thread name.
-fn allowed_cpus(process: u32, is_named: impl Fn(&str) -> bool) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let about = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
-    let field = |about: &str, name: &str| -> String {
-        about.split(&format!("{name}:")).nth(1).unwrap().lines().next().unwrap().trim().into()
-    };
-    let named = about.filter(|about| is_named(&field(about, "Name")));
-    named.map(|about| field(&about, "Cpus_allowed_list")).collect()
+/// Where the threads may run whose names begin so.
+fn allowed_cpus(vmm: &Vmm, name: &str) -> Vec<String> {
+    let threads = vmm.process().threads().into_iter();
+    let named = threads.filter(|thread| thread.name.starts_with(name));
+    named.map(|thread| thread.status("Cpus_allowed_list")).collect()
 }
 
 #[test]
@@ -116,16 +112,14 @@ fn a_disk_is_served_by_io_uring_apart_from_the_guests_cpus() {
     let status = vmm.status();
     assert_eq!(status.disks[0].engine, DiskEngine::IoUring);
     assert_eq!(status.disks[0].queues, 1);
-    let comm = format!("/proc/{}/task/{}/comm", status.process, status.disks[0].thread);
-    assert_eq!(fs::read_to_string(comm).unwrap(), "blk-0\n");
     vmm.boot(Image::Elf612.running(&format!(
         "{MODULES}; dd if=/dev/zero of=/dev/vda bs=4k count=64 conv=fsync; blkdiscard /dev/vda; echo written; \
          sleep 1000"
     )));
     vmm.wait_for("written");
-    assert_eq!(allowed_cpus(status.process, |name| name.starts_with("blk-")), ["0"]);
+    assert_eq!(allowed_cpus(&vmm, "blk-0"), ["0"]);
     // A discard goes to one of the kernel's own workers, which stays around for a while.
-    let workers = allowed_cpus(status.process, |name| name.starts_with("iou-wrk"));
+    let workers = allowed_cpus(&vmm, "iou-wrk-");
     assert!(!workers.is_empty() && workers.iter().all(|cpus| cpus == "0"), "{workers:?}");
 }
 

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod devices;
+mod jail;
+mod process;
 mod vmm;
 
-use std::{fs, path::Path};
+use std::fs;
 
 use rustix::time::{ClockId, clock_gettime};
 use sublet_vmm_protocol::{
@@ -82,10 +84,9 @@ fn no_guest_runs_past_its_moment_though_nobody_is_there_to_end_it() {
     assert_eq!(status.stop_at_boottime_ns, Some(moment));
     assert_eq!(vmm.end(), Ended::Killed { by: Stopped::StopAt });
     assert!(boottime_ns() >= moment);
-    for vcpu in status.vcpus {
-        let thread = format!("/proc/{}/task/{}", status.process, vcpu.thread);
-        assert!(!Path::new(&thread).exists(), "a vCPU could still run");
-    }
+    let vcpus: Vec<_> =
+        ["vcpu0", "vcpu1"].into_iter().filter_map(|name| vmm.process().thread(name)).collect();
+    assert!(vcpus.is_empty(), "a vCPU could still run: {vcpus:?}");
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn a_moment_that_has_passed_ends_a_guest_at_once_and_lets_none_begin() {
     let mut vmm = Vmm::prepare(machine(1));
     vmm.request(&Request::StopAt { version: VERSION, boottime_ns: Some(1) }).unwrap();
     let source = Image::Elf612.running("poweroff -f");
-    let refused = vmm.request(&Request::Boot { version: VERSION, source: source.clone() });
+    let refused = vmm.try_to_boot(source.clone());
     assert!(
         matches!(refused, Err(ControlError::Refused(refusal)) if refusal.code == RefusalCode::NotAllowedNow)
     );
@@ -112,11 +113,11 @@ fn a_kernel_that_cannot_be_started_is_named_and_another_can_be() {
     let mut vmm = Vmm::prepare(machine(1));
     let good = Image::BzImage61.running("poweroff -f");
     let mut bad = good.clone();
-    bad.initrd = Some("/nonexistent".into());
-    let refused = vmm.request(&Request::Boot { version: VERSION, source: bad });
+    bad.kernel = bad.initrd.clone();
+    let refused = vmm.try_to_boot(bad);
     let Err(ControlError::Refused(refusal)) = refused else { panic!("{refused:?}") };
     assert_eq!(refusal.code, RefusalCode::BadBootSource);
-    assert!(refusal.message.contains("initrd \"/nonexistent\""), "{}", refusal.message);
+    assert!(refusal.message.contains("the kernel cannot be started: it is neither"), "{}", refusal.message);
     assert_eq!((vmm.status().state, vmm.status().generation), (MachineState::Prepared, 1));
     vmm.boot(good);
     assert_eq!(vmm.end(), Ended::PoweredOff);
@@ -140,20 +141,15 @@ fn a_guest_that_floods_its_console_can_be_killed_and_its_log_stays_small() {
 #[test]
 fn a_machine_lives_outside_its_callers_tree_with_its_memory_locked_and_is_gone_when_released() {
     let mut vmm = Vmm::prepare(machine(2));
-    let status = vmm.status();
-    let about = fs::read_to_string(format!("/proc/{}/status", status.process)).unwrap();
-    let field =
-        |name: &str| about.split(&format!("{name}:")).nth(1).unwrap().split_whitespace().next().unwrap();
-    assert_eq!(field("PPid"), "1");
-    assert!(field("VmLck").parse::<u64>().unwrap() >= vmm.config.memory_mib * 1024);
-    for vcpu in &status.vcpus {
-        let thread =
-            fs::read_to_string(format!("/proc/{}/task/{}/status", status.process, vcpu.thread)).unwrap();
-        assert!(thread.contains(&format!("Cpus_allowed_list:\t{}\n", vcpu.host_cpu)), "{thread}");
+    let process = vmm.process();
+    assert_eq!(process.status("PPid"), "1");
+    let locked_kib = process.status("VmLck").trim_end_matches(" kB").parse::<u64>().unwrap();
+    assert!(locked_kib >= vmm.config.memory_mib * 1024);
+    for (name, host_cpu) in [("vcpu0", "0"), ("vcpu1", "1")] {
+        assert_eq!(process.thread(name).unwrap().status("Cpus_allowed_list"), host_cpu);
     }
     vmm.request(&Request::Release { version: VERSION }).unwrap();
-    assert!(comes_true(|| !Path::new(&format!("/proc/{}", status.process)).exists()));
-    assert!(!vmm.config.control_socket.exists());
+    assert!(comes_true(|| !process.path("status").exists()));
 }
 
 #[test]

@@ -10,11 +10,15 @@ use std::{
 };
 
 use sublet_vmm_protocol::{
-    BootSource, ConsoleConfig, ConsoleLog, Control, ControlError, DiskConfig, Ended, MachineConfig,
+    BootFiles, ConsoleConfig, ConsoleLog, Control, ControlError, DiskConfig, Ended, MachineConfig,
     MachineState, PROTOCOL_VERSION, Request, Status,
 };
 
-const PROGRAM: &str = "/usr/lib/sublet/sublet-vmm";
+use crate::process::Process;
+
+pub(crate) const PROGRAM: &str = "/usr/lib/sublet/sublet-vmm";
+/// Each machine is a user of its own.
+const FIRST_USER: u32 = 70_000;
 const IMAGES: &str = "/usr/share/sublet/images";
 /// A stock kernel reaches init in 4 to 8 s on the lab's emulated CPUs; what takes longer than this never comes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -28,6 +32,14 @@ pub(crate) enum Image {
     BzImage61,
 }
 
+/// What a machine is to boot.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    pub(crate) command_line: String,
+}
+
 /// A machine and the way to its VMM. Dropped, it is released.
 pub(crate) struct Vmm {
     pub(crate) config: MachineConfig,
@@ -37,10 +49,12 @@ pub(crate) struct Vmm {
 /// A small machine with this many vCPUs, on files of its own.
 pub(crate) fn machine(vcpus: u32) -> MachineConfig {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("m{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("m{number}");
     let path = |what: &str| PathBuf::from(format!("/run/{name}.{what}"));
     MachineConfig {
         version: PROTOCOL_VERSION,
+        user: FIRST_USER + number,
         vcpu_host_cpus: (0..vcpus).collect(),
         service_host_cpus: vec![],
         memory_mib: 192,
@@ -75,22 +89,22 @@ pub(crate) fn launch(config: &MachineConfig) -> Output {
 
 impl Image {
     /// How to start it with a shell script in the place of its init.
-    pub(crate) fn running(self, script: &str) -> BootSource {
+    pub(crate) fn running(self, script: &str) -> Source {
         let steps =
             format!("mount -t proc p /proc; mount -t devtmpfs d /dev; mount -t sysfs s /sys; {script}");
         self.with_options(&format!("rdinit=/bin/sh -- -c \"{steps}\""))
     }
 
     /// The same with options for the kernel.
-    pub(crate) fn with_options(self, options: &str) -> BootSource {
+    pub(crate) fn with_options(self, options: &str) -> Source {
         let (name, kernel) = match self {
             Self::Elf612 => ("debian-micro", "vmlinux"),
             Self::BzImage61 => ("debian-micro-6.1", "vmlinuz"),
         };
         let file = |file: &str| PathBuf::from(format!("{IMAGES}/{name}/{file}"));
-        BootSource {
+        Source {
             kernel: file(kernel),
-            initrd: Some(file("initrd.img")),
+            initrd: file("initrd.img"),
             command_line: format!("console=ttyS0 quiet panic=-1 {options}"),
         }
     }
@@ -115,8 +129,18 @@ impl Vmm {
         self.request(&Request::Status { version: PROTOCOL_VERSION }).unwrap()
     }
 
-    pub(crate) fn boot(&mut self, source: BootSource) -> Status {
-        self.request(&Request::Boot { version: PROTOCOL_VERSION, source }).unwrap()
+    /// The VMM's process.
+    pub(crate) fn process(&self) -> Process {
+        Process(self.control.process().unwrap())
+    }
+
+    pub(crate) fn boot(&mut self, source: Source) -> Status {
+        self.try_to_boot(source).unwrap()
+    }
+
+    pub(crate) fn try_to_boot(&mut self, source: Source) -> Result<Status, ControlError> {
+        let files = BootFiles::open(&source.kernel, Some(&source.initrd)).unwrap();
+        self.control.boot(&files, source.command_line)
     }
 
     /// Waits until the guest has ended.

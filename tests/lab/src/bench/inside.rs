@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sublet_vmm_protocol::ControlError;
+use sublet_vmm_protocol::{ControlError, OpenBootFileError};
 use thiserror::Error;
 
 /// Longest a guest may take, by the host's clock.
@@ -119,6 +119,10 @@ pub enum ReadingError {
     File(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    BootFile(#[from] OpenBootFileError),
+    #[error("cannot tell which process the VMM is")]
+    Peer(#[source] io::Error),
     #[error("the guest did not get that far; its console: {0}")]
     Guest(String),
     #[error("{0:?} is none of a process's memory")]

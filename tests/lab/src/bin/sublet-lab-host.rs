@@ -1,5 +1,6 @@
 //! Runs inside a lab host, started by its init, and serves [`sublet_lab::exec`]; as `sublet-lab-host keep-machine`
-//! it keeps a virtual machine open, as `sublet-lab-host bench TASK` it measures.
+//! it keeps a virtual machine open, as `sublet-lab-host bench TASK` it measures, and as `sublet-lab-host call THREAD
+//! CALL` it has a thread of another process make a system call.
 
 use std::env;
 use std::error::Error;
@@ -10,11 +11,17 @@ use std::thread;
 use kvm_ioctls::Kvm;
 use sublet_lab::bench::inside::perform;
 use sublet_lab::exec::{Secret, server};
+use sublet_lab::foreign_call::make_call;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    match env::args().nth(1).as_deref() {
-        Some("keep-machine") => keep_machine(),
-        Some("bench") => bench(&env::args().nth(2).unwrap_or_default()),
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["keep-machine"] => keep_machine(),
+        ["bench", task] => bench(task),
+        ["call", thread, call] => {
+            println!("{}", make_call(thread.parse()?, call.parse()?)?);
+            Ok(())
+        }
         _ => serve(),
     }
 }

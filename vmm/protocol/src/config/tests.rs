@@ -4,6 +4,7 @@ fn machine() -> MachineConfig {
     MachineConfig {
         version: PROTOCOL_VERSION,
         name: "partition-1".into(),
+        user: 70_000,
         vcpu_host_cpus: vec![2, 3],
         service_host_cpus: vec![0],
         memory_mib: 256,
@@ -36,7 +37,7 @@ fn a_machine_is_the_same_after_a_trip_through_json() {
 
 #[test]
 fn what_may_be_left_out_can_be_left_out() {
-    let text = r#"{"version":1,"name":"p","vcpu_host_cpus":[0],"memory_mib":64,
+    let text = r#"{"version":2,"name":"p","user":70000,"vcpu_host_cpus":[0],"memory_mib":64,
         "console":{"path":"c","capacity_bytes":4096},"control_socket":"s"}"#;
     let config: MachineConfig = serde_json::from_str(text).unwrap();
     assert_eq!(config.validate(), Ok(()));
@@ -55,13 +56,20 @@ fn a_field_that_this_version_does_not_know_is_refused() {
 
 #[test]
 fn another_version_is_refused() {
-    assert_eq!(wrong(|config| config.version = 2), ConfigError::Version(2));
+    assert_eq!(wrong(|config| config.version = 1), ConfigError::Version(1));
 }
 
 #[test]
 fn a_name_that_could_be_a_path_or_a_terminal_sequence_is_refused() {
     for name in ["", "../etc", "a b", "a\x1b[0m", &"x".repeat(65)] {
         assert_eq!(wrong(|config| config.name = name.into()), ConfigError::Name(name.into()));
+    }
+}
+
+#[test]
+fn a_machine_is_never_roots() {
+    for user in [0, u32::MAX] {
+        assert_eq!(wrong(|config| config.user = user), ConfigError::User(user));
     }
 }
 

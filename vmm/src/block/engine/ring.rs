@@ -32,7 +32,7 @@ use crate::block::{
 /// The disk in the ring's table of files.
 const DISK: Fixed = Fixed(0);
 /// Threads that the kernel may start to wait for regular files, and for anything else.
-const WORKERS: [u32; 2] = [4, 4];
+pub(super) const WORKERS: [u32; 2] = [4, 4];
 /// What a ring may do.
 const OPERATIONS: [u8; 4] =
     [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];

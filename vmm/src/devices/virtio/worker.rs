@@ -2,11 +2,8 @@
 //!
 //! It is there from when the machine is prepared, opens nothing, and of the device's queues has none until the driver is
 //! ready and none any more once the driver has reset the device.
-//!
-//! System calls that it makes once it has begun to serve, beside those of its [`Service`]: epoll_wait; write, for
-//! interrupts; close, of a queue's event descriptor when the driver resets; futex, when it is told something; brk, mmap,
-//! munmap, mremap, madvise, as the allocator likes; clock_gettime, where the vDSO cannot tell the time. Descriptors of
-//! notifications are watched for edges and so never read.
+//! What it may call is in [`crate::sandbox::lists`]: it makes its service and what it waits with, keeps to its list from
+//! then on, and only then is told of queues. Descriptors of notifications are watched for edges and so never read.
 
 use std::{
     io,
@@ -18,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::thread::gettid;
 use thiserror::Error;
 use virtio_queue::Error as QueueError;
 use vmm_sys_util::{
@@ -27,7 +23,7 @@ use vmm_sys_util::{
 };
 
 use super::{ActivateError, Activation, ActiveQueue, DeviceFailure, QueueSlot};
-use crate::threads;
+use crate::threads::{Made, Plan, SpawnError};
 
 /// How often a service that has been stopped is asked, without an event, whether it has settled.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(10);
@@ -71,7 +67,6 @@ pub struct Session {
 pub struct Worker {
     commands: Sender<Command>,
     wake: EventFd,
-    thread: u32,
     is_serving: bool,
     /// The answer to the last [`Command::Stop`].
     stopped: Option<Receiver<()>>,
@@ -88,38 +83,24 @@ enum Command {
 type SharedFailure = Arc<Mutex<Option<DeviceFailure>>>;
 
 impl Worker {
-    /// Starts a thread that runs where the calling thread may run, and has it make the service.
+    /// Starts a thread that runs where the calling thread may run, has it make the service, and then keeps it to the
+    /// service's list of system calls.
     pub fn spawn<S: Service, T: Send + 'static>(
         name: String,
         slots: &[QueueSlot],
-        make: impl FnOnce() -> (S, T) + Send + 'static,
-    ) -> io::Result<(Self, T)> {
-        let wake = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)?;
-        let events = slots.iter().map(|slot| &slot.kick).chain([&wake]);
-        let watched = events.map(EventFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+        make: impl FnOnce() -> Made<S, T> + Send + 'static,
+    ) -> Result<(Self, T), SpawnError> {
+        let (wake, watched) = events(slots).map_err(SpawnError::Make)?;
         let (commands, orders) = mpsc::channel();
-        let (made, is_made) = mpsc::channel();
         let failure = SharedFailure::default();
         let broken = failure.clone();
-        let run = move || {
-            let (service, what) = make();
-            match Thread::new(service, orders, watched, failure) {
-                Ok(mut thread) => {
-                    let _ = made.send(Ok((gettid(), what)));
-                    thread.run();
-                }
-                Err(error) => _ = made.send(Err(error)),
-            }
+        let make = move || {
+            let Made { own, filter, told } = make();
+            Ok(Made { own: Thread::new(own, orders, watched, failure)?, filter, told })
         };
-        threads::spawn(name, run, move || tell(&broken))?;
-        let (id, what) = is_made.recv().map_err(io::Error::other)??;
-        let thread = id.as_raw_nonzero().get() as u32;
-        Ok((Self { commands, wake, thread, is_serving: false, stopped: None }, what))
-    }
-
-    /// The thread's id on the host.
-    pub fn thread(&self) -> u32 {
-        self.thread
+        let plan = Plan { name, cpus: None };
+        let (_, told) = plan.spawn_after(make, |mut thread| thread.run(), move || tell(&broken))?;
+        Ok((Self { commands, wake, is_serving: false, stopped: None }, told))
     }
 
     /// Has the thread serve these queues.
@@ -159,6 +140,14 @@ impl Drop for Worker {
         // A thread that has ended needs not be told.
         let _ = self.tell(Command::End);
     }
+}
+
+/// The event that wakes a thread, and with it all that the thread waits for.
+fn events(slots: &[QueueSlot]) -> io::Result<(EventFd, Vec<EventFd>)> {
+    let wake = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)?;
+    let events = slots.iter().map(|slot| &slot.kick).chain([&wake]);
+    let watched = events.map(EventFd::try_clone).collect::<io::Result<_>>()?;
+    Ok((wake, watched))
 }
 
 /// What the thread has.

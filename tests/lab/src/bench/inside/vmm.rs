@@ -6,13 +6,16 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use sublet_vmm_protocol::{
-    BootSource, ConsoleConfig, ConsoleLog, Control, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
+    BootFiles, ConsoleConfig, ConsoleLog, Control, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
     Status,
 };
 
 use super::{Guest, LIMIT, Reading, ReadingError, overhead_kib};
 use crate::inside;
 use crate::wait;
+
+/// The user that the machine is.
+const USER: u32 = 70_000;
 
 /// A machine and the way to its VMM. Dropped, it is released.
 pub(super) struct Machine {
@@ -28,6 +31,7 @@ impl Machine {
         let config = MachineConfig {
             version: PROTOCOL_VERSION,
             name: "bench".into(),
+            user: USER,
             vcpu_host_cpus: (0..guest.vcpus).collect(),
             service_host_cpus: vec![],
             memory_mib: guest.memory_mib,
@@ -44,8 +48,13 @@ impl Machine {
     pub(super) fn boot(&mut self, guest: &Guest, options: &str) -> Result<Status, ReadingError> {
         let (kernel, initrd) = guest.kernel.files();
         let command_line = format!("console=ttyS0 quiet panic=-1 {options}");
-        let source = BootSource { kernel, initrd: Some(initrd), command_line };
-        Ok(self.control.request(&Request::Boot { version: PROTOCOL_VERSION, source })?)
+        let files = BootFiles::open(&kernel, Some(&initrd))?;
+        Ok(self.control.boot(&files, command_line)?)
+    }
+
+    /// The VMM's process.
+    fn process(&self) -> Result<u32, ReadingError> {
+        self.control.process().map_err(ReadingError::Peer)
     }
 
     /// Waits until the guest has ended.
@@ -113,7 +122,7 @@ pub(super) fn boot(guest: &Guest) -> Result<Reading, ReadingError> {
 /// A guest that sleeps once its init runs.
 pub(super) fn memory(guest: &Guest) -> Result<Reading, ReadingError> {
     let mut machine = Machine::prepare(guest)?;
-    let status = machine.boot(guest, "rdinit=/bin/sh -- -c \"echo at init; sleep 100000\"")?;
+    machine.boot(guest, "rdinit=/bin/sh -- -c \"echo at init; sleep 100000\"")?;
     machine.wait_for("at init")?;
-    Ok(Reading::Memory { overhead_kib: overhead_kib(status.process, guest)? })
+    Ok(Reading::Memory { overhead_kib: overhead_kib(machine.process()?, guest)? })
 }

@@ -13,14 +13,16 @@ use crate::{
     block::{disk::Disk, engine::Engine},
     devices::virtio::{ActivateError, Activation, DeviceIdentity, QueueSlot, VirtioDevice, worker::Worker},
     memory::GuestMemory,
+    sandbox::DiskFilters,
+    threads::{Made, SpawnError},
 };
 
 #[derive(Debug, Error)]
 pub enum BlockError {
     #[error("cannot make an event descriptor for a disk")]
     Event(#[source] io::Error),
-    #[error("cannot start a disk's thread")]
-    Thread(#[source] io::Error),
+    #[error("cannot give a disk its thread")]
+    Thread(#[source] SpawnError),
 }
 
 /// How a disk is given to the guest.
@@ -44,19 +46,22 @@ pub struct Block {
 }
 
 impl Block {
-    /// Makes the device and its thread, which runs where the calling thread may run and makes the engine.
+    /// Makes the device and its thread, which runs where the calling thread may run, makes the engine and then keeps to
+    /// that engine's list of system calls.
     pub fn new(
         disk: Arc<Disk>,
         options: &BlockOptions,
         memory: Arc<GuestMemory>,
+        filters: DiskFilters,
     ) -> Result<Self, BlockError> {
-        Self::with_engine(disk, options, memory, Engine::new)
+        Self::with_engine(disk, options, memory, filters, Engine::new)
     }
 
     pub(super) fn with_engine(
         disk: Arc<Disk>,
         options: &BlockOptions,
         memory: Arc<GuestMemory>,
+        filters: DiskFilters,
         engine: fn(&Arc<Disk>) -> (Engine, DiskEngine),
     ) -> Result<Self, BlockError> {
         let queues = (0..options.queues).map(|_| QueueSlot::new(QUEUE_SIZE)).collect::<Result<Vec<_>, _>>();
@@ -65,11 +70,12 @@ impl Block {
         let (serial, limits) = (options.serial.clone(), options.limits);
         let make = move || {
             let (engine, which) = engine(&disk);
-            (Server::new(disk, engine, serial, limits, memory), which)
+            let filter = filters.of(&which).clone();
+            Made { own: Server::new(disk, engine, serial, limits, memory), filter, told: which }
         };
         let (worker, engine) =
             Worker::spawn(format!("blk-{}", options.number), &queues, make).map_err(BlockError::Thread)?;
-        let status = DiskStatus { thread: worker.thread(), queues: options.queues, engine };
+        let status = DiskStatus { queues: options.queues, engine };
         Ok(Self { features, config, queues, worker, status })
     }
 

@@ -1,8 +1,5 @@
 //! What is done with a disk's queues: requests are taken in turn from each of them, started, and given back in the order
 //! in which they end.
-//!
-//! System calls, beside those of every worker: with io_uring, io_uring_enter alone; without, preadv, pwritev, fdatasync
-//! and fallocate.
 
 use std::{
     io,

@@ -12,14 +12,16 @@ use super::{
 use crate::{
     devices::virtio::{ActivateError, Activation, DeviceIdentity, QueueSlot, VirtioDevice, worker::Worker},
     memory::GuestMemory,
+    sandbox::seccomp::Filter,
+    threads::{Made, SpawnError},
 };
 
 #[derive(Debug, Error)]
 pub enum RngError {
     #[error("cannot make an event descriptor for the source of random bytes")]
     Event(#[source] io::Error),
-    #[error("cannot start the thread of the source of random bytes")]
-    Thread(#[source] io::Error),
+    #[error("cannot give the source of random bytes its thread")]
+    Thread(#[source] SpawnError),
 }
 
 /// A source of random bytes as the guest sees it.
@@ -29,10 +31,10 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// Makes the device and its thread, which runs where the calling thread may run.
-    pub fn new(config: RngConfig, memory: Arc<GuestMemory>) -> Result<Self, RngError> {
+    /// Makes the device and its thread, which runs where the calling thread may run; `filter` is what it may call.
+    pub fn new(config: RngConfig, memory: Arc<GuestMemory>, filter: Filter) -> Result<Self, RngError> {
         let queues = [QueueSlot::new(QUEUE_SIZE).map_err(RngError::Event)?];
-        let make = move || (Server::new(config, memory), ());
+        let make = move || Made { own: Server::new(config, memory), filter, told: () };
         let (worker, ()) = Worker::spawn("rng".into(), &queues, make).map_err(RngError::Thread)?;
         Ok(Self { queues, worker })
     }

@@ -1,7 +1,5 @@
 //! What is done with the queue: buffers are filled, each with a bounded number of bytes, and no more bytes a second than
 //! the limit.
-//!
-//! System calls, beside those of every worker: getrandom.
 
 use std::{
     os::fd::BorrowedFd,

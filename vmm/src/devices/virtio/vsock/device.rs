@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use vhost::{VhostBackend, vhost_kern::vsock::Vsock as KernelVsock, vsock::VhostVsock};
+use vhost::{VhostBackend, vhost_kern::vsock::Vsock, vsock::VhostVsock};
 
 use super::{
     config::{self, IDENTITY, KERNEL_QUEUES, QUEUE_SIZE, QUEUES},
@@ -16,8 +16,6 @@ use crate::{
 
 #[derive(Debug, Error)]
 pub enum VsockError {
-    #[error("cannot open /dev/vhost-vsock; it must exist and this user must be allowed to read and write it")]
-    Open(#[source] vhost::Error),
     #[error("cannot set up the kernel's vsock: {what}")]
     SetUp { what: &'static str, source: vhost::Error },
     #[error("cannot take context id {cid}; another machine on this host may have it")]
@@ -26,9 +24,12 @@ pub enum VsockError {
     Event(#[source] io::Error),
 }
 
+/// The kernel's side of a card: `/dev/vhost-vsock`, open.
+pub type KernelVsock = Vsock<Arc<GuestMemory>>;
+
 /// The guest's vsock card.
-pub struct Vsock {
-    kernel: KernelVsock<Arc<GuestMemory>>,
+pub struct VsockCard {
+    kernel: KernelVsock,
     memory: Arc<GuestMemory>,
     features: u64,
     config: [u8; 8],
@@ -36,12 +37,11 @@ pub struct Vsock {
     is_running: bool,
 }
 
-impl Vsock {
-    /// Opens the kernel's vsock and takes the context id, for as long as this process lives. The kernel's own
-    /// thread runs where the calling thread may run.
-    pub fn new(cid: u32, memory: Arc<GuestMemory>) -> Result<Self, VsockError> {
+impl VsockCard {
+    /// Takes the context id, for as long as this process lives. The kernel's own thread runs where the calling thread
+    /// may run, and as its user.
+    pub fn new(kernel: KernelVsock, cid: u32, memory: Arc<GuestMemory>) -> Result<Self, VsockError> {
         let set_up = |what| move |source| VsockError::SetUp { what, source };
-        let kernel = KernelVsock::new(memory.clone()).map_err(VsockError::Open)?;
         kernel.set_owner().map_err(set_up("owner"))?;
         let offered = kernel.get_features().map_err(set_up("features"))?;
         kernel.set_guest_cid(u64::from(cid)).map_err(|source| VsockError::ContextId { cid, source })?;
@@ -57,7 +57,7 @@ impl Vsock {
     }
 }
 
-impl VirtioDevice for Vsock {
+impl VirtioDevice for VsockCard {
     fn identity(&self) -> DeviceIdentity {
         IDENTITY
     }

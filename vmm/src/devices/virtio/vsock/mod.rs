@@ -4,4 +4,4 @@ pub mod config;
 pub mod device;
 pub mod queue;
 
-pub use self::device::{Vsock, VsockError};
+pub use self::device::{KernelVsock, VsockCard, VsockError};

@@ -1,0 +1,80 @@
+//! The files of an operating system, which the VMM, being jailed, cannot open itself.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+use thiserror::Error;
+
+/// Most descriptors that come with a `boot` request: kernel and initrd.
+pub const BOOT_FILES_MAX: usize = 2;
+
+#[derive(Debug, Error)]
+pub enum OpenBootFileError {
+    #[error("{what} {path:?} cannot be opened")]
+    Open { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{what} {path:?} is not a file")]
+    NotAFile { what: &'static str, path: PathBuf },
+}
+
+/// Kernel and initrd, open for reading.
+#[derive(Debug)]
+pub struct BootFiles {
+    /// bzImage or uncompressed 64-bit ELF kernel.
+    pub(crate) kernel: File,
+    pub(crate) initrd: Option<File>,
+}
+
+impl BootFiles {
+    pub fn open(kernel: &Path, initrd: Option<&Path>) -> Result<Self, OpenBootFileError> {
+        Ok(Self {
+            kernel: open("kernel", kernel)?,
+            initrd: initrd.map(|path| open("initrd", path)).transpose()?,
+        })
+    }
+
+    /// In the order in which the VMM expects them.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        std::iter::once(&self.kernel).chain(&self.initrd).map(File::as_fd).collect()
+    }
+}
+
+fn open(what: &'static str, path: &Path) -> Result<File, OpenBootFileError> {
+    // A pipe in the place of a file must keep nobody waiting.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    match file.and_then(|file| Ok((file.metadata()?.is_file(), file))) {
+        Ok((true, file)) => Ok(file),
+        Ok((false, _)) => Err(OpenBootFileError::NotAFile { what, path: path.to_owned() }),
+        Err(source) => Err(OpenBootFileError::Open { what, path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_missing_or_none_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (kernel, pipe) = (directory.path().join("vmlinux"), directory.path().join("pipe"));
+        std::fs::write(&kernel, "").unwrap();
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(BootFiles::open(&kernel, Some(&kernel)).unwrap().descriptors().len(), 2);
+        assert_eq!(BootFiles::open(&kernel, None).unwrap().descriptors().len(), 1);
+        let missing = BootFiles::open(&kernel, Some(Path::new("/nonexistent"))).unwrap_err();
+        assert_eq!(missing.to_string(), r#"initrd "/nonexistent" cannot be opened"#);
+        for path in [pipe.as_path(), directory.path()] {
+            assert!(matches!(BootFiles::open(path, None), Err(OpenBootFileError::NotAFile { .. })));
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The descriptors that come with a `boot` request.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{FileType, SeekFrom, fstat, seek},
+    io::Errno,
+};
+use sublet_vmm_protocol::BootSource;
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum FilesError {
+    #[error("{needed} descriptors must come with this boot request, not {got}")]
+    Count { needed: usize, got: usize },
+    #[error("the {0} is not a file")]
+    NotAFile(&'static str),
+    #[error("the {what} cannot be read from its start")]
+    Unusable { what: &'static str, source: Errno },
+}
+
+/// Kernel and initrd, at their start.
+#[derive(Debug)]
+pub struct Files {
+    pub(super) kernel: File,
+    pub(super) initrd: Option<File>,
+}
+
+impl Files {
+    /// Takes exactly what the source says has come.
+    pub fn of(source: &BootSource, descriptors: Vec<OwnedFd>) -> Result<Self, FilesError> {
+        let (needed, got) = (1 + usize::from(source.has_initrd), descriptors.len());
+        let mut descriptors = descriptors.into_iter();
+        let (kernel, initrd, more) = (descriptors.next(), descriptors.next(), descriptors.next());
+        match (kernel, initrd, more, source.has_initrd) {
+            (Some(kernel), Some(initrd), None, true) => {
+                Ok(Self { kernel: file("kernel", kernel)?, initrd: Some(file("initrd", initrd)?) })
+            }
+            (Some(kernel), None, None, false) => Ok(Self { kernel: file("kernel", kernel)?, initrd: None }),
+            _ => Err(FilesError::Count { needed, got }),
+        }
+    }
+}
+
+/// Its place is shared with whoever sent it, so it may be anywhere.
+fn file(what: &'static str, descriptor: OwnedFd) -> Result<File, FilesError> {
+    let failed = |source| FilesError::Unusable { what, source };
+    let about = fstat(&descriptor).map_err(failed)?;
+    if FileType::from_raw_mode(about.st_mode) != FileType::RegularFile {
+        return Err(FilesError::NotAFile(what));
+    }
+    seek(&descriptor, SeekFrom::Start(0)).map_err(failed)?;
+    Ok(descriptor.into())
+}
+
+/// In bytes. Asked of the descriptor, as the standard library would ask by a path (statx(2)).
+pub(super) fn size_of(file: impl AsFd) -> Result<u64, Errno> {
+    Ok(fstat(file)?.st_size.cast_unsigned())
+}
