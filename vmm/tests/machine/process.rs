@@ -16,7 +16,7 @@ pub(crate) struct Process(pub(crate) u32);
 #[derive(Debug)]
 pub(crate) struct Thread {
     pub(crate) id: u32,
-    /// As it named itself; a thread that the kernel gave to the process is `vhost-…` or `iou-wrk-…`.
+    /// As it named itself; a thread that the kernel gave to the process is `vhost-…`, `iou-wrk-…` or `kvm-nx-…`.
     pub(crate) name: String,
     stat: String,
     status: String,
