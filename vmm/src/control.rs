@@ -59,7 +59,7 @@ impl Listener {
         match self.listener.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(true)?;
-                Ok(Some(Connection { stream, incoming: vec![], outgoing: vec![], waits_after: None }))
+                Ok(Some(Connection::new(stream)))
             }
             // The other side may have gone before it was accepted.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
@@ -97,6 +97,11 @@ pub struct Connection {
 pub type Asked = Result<Request, Refusal>;
 
 impl Connection {
+    /// Over a stream that does not block.
+    pub fn new(stream: UnixStream) -> Self {
+        Self { stream, incoming: vec![], outgoing: vec![], waits_after: None }
+    }
+
     /// Takes in what has arrived. An error, the other side's end, and more than one line's worth that nobody waits
     /// for are all the end of the connection.
     pub fn receive(&mut self) -> io::Result<()> {
