@@ -12,12 +12,12 @@
 )]
 
 pub mod boot;
+pub mod bus;
 pub mod console_ring;
 pub mod control_socket;
 pub mod files;
 pub mod guest;
 pub mod guest_frames;
-pub mod pci_config;
 pub mod rings;
 pub mod steps;
 pub mod virtio_block;
@@ -37,7 +37,7 @@ pub struct Target {
 
 /// Every target, by the name of its program.
 pub const TARGETS: [Target; 8] = [
-    Target { name: "pci_config", run: pci_config::run, seeds: pci_config::seeds },
+    Target { name: "bus", run: bus::run, seeds: bus::seeds },
     Target { name: "virtio_transport", run: virtio_transport::run, seeds: virtio_transport::seeds },
     Target { name: "virtio_block", run: virtio_block::run, seeds: virtio_block::seeds },
     Target { name: "virtio_rng", run: virtio_rng::run, seeds: virtio_rng::seeds },
