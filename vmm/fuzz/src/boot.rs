@@ -48,7 +48,8 @@ fn play(input: &[u8]) -> Result<EntryPoint, BootError> {
     let loaded = load(&guest, kernel, initrd_bytes, &given);
     guest.check();
     if loaded.is_ok() {
-        check(&guest, &given.command_line, initrd_bytes);
+        check(&guest, &given.command_line);
+        initrd_bytes.into_iter().for_each(|bytes| check_initrd(&guest, kernel, bytes, &given));
     }
     loaded
 }
@@ -66,20 +67,33 @@ fn load(guest: &Guest, kernel: &[u8], initrd: Option<u32>, given: &Given) -> Res
 }
 
 /// What every kernel finds, whatever it says of itself.
-fn check(guest: &Guest, command_line: &str, initrd: Option<u32>) {
-    let zero_page =
-        |offset| guest.memory.read_obj::<u32>(GuestAddress(layout::ZERO_PAGE_START + offset)).unwrap();
-    let (start, size) = (zero_page(RAMDISK_IMAGE), zero_page(RAMDISK_SIZE));
-    if let Some(bytes) = initrd {
-        assert_eq!(size, bytes);
-        assert!(u64::from(start) >= layout::HIGH_MEMORY_START && guest.has(start.into(), size.into()));
-    }
+fn check(guest: &Guest, command_line: &str) {
     let mut line = vec![0; command_line.len() + 1];
-    guest.memory.read_slice(&mut line, GuestAddress(zero_page(COMMAND_LINE_POINTER).into())).unwrap();
+    let place = GuestAddress(zero_page(guest, COMMAND_LINE_POINTER).into());
+    guest.memory.read_slice(&mut line, place).unwrap();
     assert!(line.strip_suffix(&[0]) == Some(command_line.as_bytes()), "the command line is overwritten");
     let mut root = [0; 8];
     guest.memory.read_slice(&mut root, GuestAddress(layout::ACPI_START)).unwrap();
     assert_eq!(&root, b"RSD PTR ", "the ACPI tables are overwritten");
+}
+
+/// The initrd lies in memory, and where it lies there is nothing of the kernel.
+fn check_initrd(guest: &Guest, kernel: &[u8], bytes: u32, given: &Given) {
+    let start = u64::from(zero_page(guest, RAMDISK_IMAGE));
+    assert_eq!(zero_page(guest, RAMDISK_SIZE), bytes);
+    assert!(
+        start >= layout::HIGH_MEMORY_START && guest.has(start, bytes.into()),
+        "the initrd is at {start:#x}"
+    );
+    let without = Guest::new(guest.bytes() as usize);
+    load(&without, kernel, None, given).unwrap();
+    let mut beneath = vec![0; bytes as usize];
+    without.memory.read_slice(&mut beneath, GuestAddress(start)).unwrap();
+    assert!(beneath.iter().all(|byte| *byte == 0), "the initrd lies on the kernel");
+}
+
+fn zero_page(guest: &Guest, offset: u64) -> u32 {
+    guest.memory.read_obj(GuestAddress(layout::ZERO_PAGE_START + offset)).unwrap()
 }
 
 /// An ELF file with one segment of 16 bytes, loaded and entered there, and a note for PVH.
@@ -121,10 +135,12 @@ fn with(given: &Given, kernel: Vec<u8>) -> Vec<u8> {
 fn good_seeds() -> Vec<Seed> {
     let memory = MEMORY_STEPS as u8 - 1;
     let plain = Given { memory, command_line: "console=ttyS0".into(), ..Given::default() };
+    let fitting = Given { initrd: 0xf_f000, has_initrd: true, ..Given::default() };
     let full = Given { memory, initrd: 5000, has_initrd: true, vcpus: 3, command_line: "a=b".into() };
     vec![
         ("elf", with(&plain, elf(0x100_0000))),
         ("elf_with_initrd", with(&full, elf(0x10_0000))),
+        ("initrd_that_just_fits", with(&fitting, elf(layout::HIGH_MEMORY_START))),
         ("bzimage", with(&plain, bzimage(0x100_0000, 0x1000))),
         ("bzimage_with_initrd", with(&full, bzimage(0x20_0000, 0x10_0000))),
     ]
@@ -132,8 +148,10 @@ fn good_seeds() -> Vec<Seed> {
 
 pub fn seeds() -> Vec<Seed> {
     let large = Given { initrd: 31 << 20, has_initrd: true, ..Given::default() };
+    let not_fitting = Given { initrd: 0xf_f001, has_initrd: true, ..Given::default() };
     let mut seeds = good_seeds();
     seeds.extend([
+        ("initrd_that_just_does_not_fit", with(&not_fitting, elf(layout::HIGH_MEMORY_START))),
         ("initrd_too_large", with(&large, elf(0x10_0000))),
         ("bzimage_too_large", with(&Given::default(), bzimage(u64::MAX, u32::MAX))),
         ("no_kernel", with(&Given::default(), vec![b'x'; 0x300])),

@@ -115,6 +115,20 @@ fn hostile() -> Vec<Step> {
     steps
 }
 
+/// Requests that begin on the disk and end after it, and one that begins after it.
+fn beyond_the_end() -> Vec<Step> {
+    let last = u64::from(SECTORS) - 1;
+    let requests = [
+        request(VIRTIO_BLK_T_IN, last, Some((1024, WRITE))),
+        request(VIRTIO_BLK_T_OUT, last, Some((1024, 0))),
+        request(VIRTIO_BLK_T_OUT, last + 1, Some((512, 0))),
+        zeroing(VIRTIO_BLK_T_DISCARD, last, 2, 0),
+        zeroing(VIRTIO_BLK_T_WRITE_ZEROES, last + 1, 1, 0),
+        request(VIRTIO_BLK_T_OUT, u64::MAX >> 9, Some((512, 0))),
+    ];
+    requests.into_iter().flatten().collect()
+}
+
 fn with(options: u8, steps: &[Step]) -> Vec<u8> {
     [vec![options], steps::written(steps)].concat()
 }
@@ -127,6 +141,8 @@ pub fn seeds() -> Vec<Seed> {
         ("all_by_ring", with(WITH_RING | EVENT_IDX, &all)),
         ("all_read_only", with(READ_ONLY, &all)),
         ("all_by_an_old_driver", with(OLD_DRIVER, &all)),
+        ("beyond_the_end", with(0, &beyond_the_end())),
+        ("beyond_the_end_by_ring", with(WITH_RING, &beyond_the_end())),
         ("hostile", with(0, &hostile())),
         ("hostile_by_ring", with(WITH_RING, &hostile())),
     ]);
