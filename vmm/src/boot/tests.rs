@@ -119,6 +119,14 @@ fn a_kernel_that_would_be_read_a_thousand_times_is_refused() {
 }
 
 #[test]
+fn a_kernel_with_more_in_its_file_than_it_takes_in_memory_is_refused() {
+    let files = Files::new();
+    assert!(load(&memory(), &source(files.file("whole", &elf(0x100_0000, 16, 1)), None), 1).is_ok());
+    let reaching_beyond = files.file("beyond", &elf(0x100_0000, 15, 1));
+    assert!(refusal(&source(reaching_beyond, None)).contains("16 bytes in the file that takes 15 bytes"));
+}
+
+#[test]
 fn command_lines_that_linux_would_cut_or_misread_are_refused() {
     let files = Files::new();
     let with = |line: &str| BootSource { command_line: line.into(), ..source(files.elf(), None) };
