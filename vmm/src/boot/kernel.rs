@@ -64,7 +64,7 @@ pub enum KernelError {
 #[derive(Debug)]
 pub struct Kernel {
     pub entry: EntryPoint,
-    /// End of all that it takes while it starts.
+    /// End of all that it takes while it starts, and of the first MiB in any case.
     pub end: u64,
     /// Where an initrd must end at the latest.
     pub initrd_end_limit: u64,
@@ -145,7 +145,8 @@ fn load_elf(memory: &GuestMemory, file: &mut File) -> Result<Kernel, KernelError
     };
     Ok(Kernel {
         entry: EntryPoint { address: loaded.kernel_load.0 },
-        end: loaded.kernel_end,
+        // A file may have nothing to load, or only below the first MiB, where no initrd belongs.
+        end: loaded.kernel_end.max(layout::HIGH_MEMORY_START),
         initrd_end_limit: ELF_INITRD_END_LIMIT,
         header,
     })

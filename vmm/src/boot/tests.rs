@@ -127,6 +127,17 @@ fn a_kernel_with_more_in_its_file_than_it_takes_in_memory_is_refused() {
 }
 
 #[test]
+fn an_initrd_beside_a_kernel_of_nothing_still_lies_above_the_first_mebibyte() {
+    let files = Files::new();
+    let nothing = files.file("nothing", &elf(0x100_0000, 16, 0));
+    let low = files.file("low", &vec![7; 31 * MIB as usize + 1]);
+    let refused = refusal(&source(nothing.clone(), Some(low)));
+    assert!(refused.contains("does not fit into memory beside the kernel"), "{refused}");
+    let high = files.file("high", &vec![7; 31 * MIB as usize]);
+    assert!(load(&memory(), &source(nothing, Some(high)), 1).is_ok());
+}
+
+#[test]
 fn command_lines_that_linux_would_cut_or_misread_are_refused() {
     let files = Files::new();
     let with = |line: &str| BootSource { command_line: line.into(), ..source(files.elf(), None) };
