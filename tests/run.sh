@@ -18,7 +18,8 @@ done
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
-bash tests/lab/packages.sh
+# libFuzzer is C++.
+bash tests/lab/packages.sh g++
 
 step "formatting"
 cargo fmt --all --check
@@ -33,6 +34,9 @@ cargo clippy --locked --package sublet-firmware --bins --features pvh --profile 
 
 step "unit tests"
 cargo test --locked --workspace
+
+step "fuzz targets, briefly"
+timeout 20m bash vmm/fuzz/run.sh
 
 # Each test bounds its own waiting; these end a run that hangs all the same, so that it is told before CI gives up.
 step "tests of the VMM on real guests"

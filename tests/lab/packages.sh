@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the lab, the OS images and the README's curl tour need: those that are missing.
-# usage: packages.sh
+# usage: packages.sh [PACKAGE…]      these as well
 set -euo pipefail
 
-packages=(qemu-system-x86 busybox-static cpio zstd xz-utils e2fsprogs curl jq)
+packages=(qemu-system-x86 busybox-static cpio zstd xz-utils e2fsprogs curl jq "$@")
 
 missing=()
 for package in "${packages[@]}"; do

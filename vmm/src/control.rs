@@ -98,7 +98,8 @@ pub struct Asked {
 }
 
 impl Connection {
-    fn new(stream: UnixStream) -> Self {
+    /// Over a stream that does not block.
+    pub fn new(stream: UnixStream) -> Self {
         Self { stream, incoming: vec![], descriptors: vec![], outgoing: vec![], waits_after: None }
     }
 

@@ -23,6 +23,10 @@ const ELF_MACHINE_X86_64: u16 = 62;
 /// Program headers of a kernel are a handful; each may name the whole file.
 const ELF_HEADERS_LIMIT: u16 = 64;
 const ELF_HEADER_BYTES: usize = 64;
+/// Which word of 8 bytes says where the program headers are, how many words each has, and the kind that is loaded.
+const ELF_PROGRAM_HEADERS_WORD: usize = 4;
+const ELF_PROGRAM_HEADER_WORDS: usize = 7;
+const ELF_SEGMENT_LOADED: u32 = 1;
 
 /// bzImage: where its header says so, and what the header must say (Documentation/arch/x86/boot.rst).
 const BZIMAGE_MAGIC_OFFSET: u64 = 0x202;
@@ -46,6 +50,8 @@ pub enum KernelError {
     UnknownFormat,
     #[error("it has {0} program headers, more than {ELF_HEADERS_LIMIT}")]
     TooManyHeaders(u16),
+    #[error("it has a segment of {in_file} bytes in the file that takes {in_memory} bytes of memory")]
+    SegmentSizes { in_file: u64, in_memory: u64 },
     #[error("its boot protocol {version:#06x} has no 64-bit entry point")]
     No64BitEntry { version: u16 },
     #[error("it needs memory up to {end:#x}; the machine's low memory ends at {ram_end:#x}")]
@@ -58,7 +64,7 @@ pub enum KernelError {
 #[derive(Debug)]
 pub struct Kernel {
     pub entry: EntryPoint,
-    /// End of all that it takes while it starts.
+    /// End of all that it takes while it starts, and of the first MiB in any case.
     pub end: u64,
     /// Where an initrd must end at the latest.
     pub initrd_end_limit: u64,
@@ -90,7 +96,9 @@ fn format(file: &mut File) -> Result<Format, KernelError> {
     file.read_exact(&mut start).map_err(KernelError::Read)?;
     file.rewind().map_err(KernelError::Read)?;
     if start[..4] == ELF_MAGIC && start[4..6] == ELF_64_LITTLE {
-        return check_elf(&start);
+        check_elf(&start)?;
+        check_segments(file, &start)?;
+        return Ok(Format::Elf);
     }
     let mut magic = [0; 4];
     match file.read_exact_at(&mut magic, BZIMAGE_MAGIC_OFFSET) {
@@ -100,14 +108,30 @@ fn format(file: &mut File) -> Result<Format, KernelError> {
     }
 }
 
-fn check_elf(header: &[u8; ELF_HEADER_BYTES]) -> Result<Format, KernelError> {
+fn check_elf(header: &[u8; ELF_HEADER_BYTES]) -> Result<(), KernelError> {
     let machine = u16::from_le_bytes([header[18], header[19]]);
     let headers = u16::from_le_bytes([header[56], header[57]]);
     match (machine, headers) {
-        (ELF_MACHINE_X86_64, 0..=ELF_HEADERS_LIMIT) => Ok(Format::Elf),
+        (ELF_MACHINE_X86_64, 0..=ELF_HEADERS_LIMIT) => Ok(()),
         (ELF_MACHINE_X86_64, _) => Err(KernelError::TooManyHeaders(headers)),
         _ => Err(KernelError::UnknownFormat),
     }
+}
+
+/// The loader copies what is in the file, but counts what is in memory: a segment with more of the former would reach
+/// beyond the kernel's end, beneath the initrd.
+fn check_segments(file: &File, header: &[u8; ELF_HEADER_BYTES]) -> Result<(), KernelError> {
+    let start = u64::from_le_bytes(header.as_chunks().0[ELF_PROGRAM_HEADERS_WORD]);
+    for number in 0..u16::from_le_bytes([header[56], header[57]]) {
+        let mut segment = [[0; 8]; ELF_PROGRAM_HEADER_WORDS];
+        let at = start.saturating_add(u64::from(number) * size_of_val(&segment) as u64);
+        file.read_exact_at(segment.as_flattened_mut(), at).map_err(KernelError::Read)?;
+        let [kind, _, _, _, in_file, in_memory, _] = segment.map(u64::from_le_bytes);
+        if kind as u32 == ELF_SEGMENT_LOADED && in_file > in_memory {
+            return Err(KernelError::SegmentSizes { in_file, in_memory });
+        }
+    }
+    Ok(())
 }
 
 fn load_elf(memory: &GuestMemory, file: &mut File) -> Result<Kernel, KernelError> {
@@ -121,7 +145,8 @@ fn load_elf(memory: &GuestMemory, file: &mut File) -> Result<Kernel, KernelError
     };
     Ok(Kernel {
         entry: EntryPoint { address: loaded.kernel_load.0 },
-        end: loaded.kernel_end,
+        // A file may have nothing to load, or only below the first MiB, where no initrd belongs.
+        end: loaded.kernel_end.max(layout::HIGH_MEMORY_START),
         initrd_end_limit: ELF_INITRD_END_LIMIT,
         header,
     })

@@ -141,6 +141,26 @@ fn a_kernel_that_would_be_read_a_thousand_times_is_refused() {
 }
 
 #[test]
+fn a_kernel_with_more_in_its_file_than_it_takes_in_memory_is_refused() {
+    let folder = Folder::new();
+    let whole = folder.file("whole", &elf(0x100_0000, 16, 1));
+    assert!(load(&memory(), &source(false), files(&whole, None), 1).is_ok());
+    let reaching_beyond = folder.file("beyond", &elf(0x100_0000, 15, 1));
+    assert!(refusal(&reaching_beyond, None).contains("16 bytes in the file that takes 15 bytes"));
+}
+
+#[test]
+fn an_initrd_beside_a_kernel_of_nothing_still_lies_above_the_first_mebibyte() {
+    let folder = Folder::new();
+    let nothing = folder.file("nothing", &elf(0x100_0000, 16, 0));
+    let low = folder.file("low", &vec![7; 31 * MIB as usize + 1]);
+    let refused = refusal(&nothing, Some(&low));
+    assert!(refused.contains("does not fit into memory beside the kernel"), "{refused}");
+    let high = folder.file("high", &vec![7; 31 * MIB as usize]);
+    assert!(load(&memory(), &source(true), files(&nothing, Some(&high)), 1).is_ok());
+}
+
+#[test]
 fn command_lines_that_linux_would_cut_or_misread_are_refused() {
     let folder = Folder::new();
     let booted = |line: &str| {

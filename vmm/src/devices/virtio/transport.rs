@@ -113,7 +113,13 @@ impl Transport {
         Ok(Self::with_msix(device, slot, msix, memory))
     }
 
-    fn with_msix(device: Box<dyn VirtioDevice>, slot: usize, msix: Msix, memory: Arc<GuestMemory>) -> Self {
+    /// The same with interrupts of another's making, whose notifications only come from the registers.
+    pub fn with_msix(
+        device: Box<dyn VirtioDevice>,
+        slot: usize,
+        msix: Msix,
+        memory: Arc<GuestMemory>,
+    ) -> Self {
         let sizes = device.queues().iter().map(|queue| queue.max_size);
         let common = CommonConfig::new(device.features(), sizes, msix.vectors());
         let identity = device.identity();
