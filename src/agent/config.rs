@@ -47,6 +47,9 @@ pub struct Config {
     #[serde(default)]
     pub registry: Option<RegistryConfig>,
     pub reserve: Reserve,
+    /// Whether partitions' memory is of huge pages that the owner has reserved (`vm.nr_hugepages`), and of nothing else.
+    #[serde(default)]
+    pub huge_pages: bool,
     /// Whom VMMs run as.
     #[serde(default)]
     pub users: Users,

@@ -1,17 +1,28 @@
 //! The guest's memory: set aside in full before the machine counts as prepared.
 //!
-//! Every page is there and locked when [`build`] returns. Nothing is overcommitted: a host that does not have the
-//! memory is told so, rather than finding out while the guest runs.
+//! Every page is there, locked, and on the NUMA nodes of the guest's CPUs when [`build`] returns. Nothing is
+//! overcommitted: a host that does not have the memory is told so, rather than finding out while the guest runs.
 
-use std::{fs, io, sync::Arc};
+mod available;
+mod mapping;
+mod nodes;
+mod prefault;
 
-use rustix::mm::{Advice, madvise, mlock};
+use std::sync::Arc;
+
+use rustix::mm::mlock;
 use thiserror::Error;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap, MmapRegion, mmap::MmapRegionError,
+    GuestRegionMmap,
 };
 
+use self::{
+    available::{Available, AvailableError},
+    mapping::MapError,
+    nodes::{BindError, Nodes},
+    prefault::PrefaultError,
+};
 use crate::arch::layout;
 
 /// The guest's whole physical memory.
@@ -23,29 +34,43 @@ const CLEARED_AT_ONCE: usize = 1 << 20;
 
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    #[error("cannot read what memory the host has from /proc/meminfo")]
-    Meminfo(#[source] io::Error),
-    #[error("the guest needs {needed_mib} MiB of memory, the host has {available_mib} MiB left")]
-    TooLittle { needed_mib: u64, available_mib: u64 },
+    #[error("cannot tell what memory the host has left")]
+    Available(#[source] AvailableError),
+    #[error("the guest needs {needed_mib} MiB of memory, the host has {available} left")]
+    TooLittle { needed_mib: u64, available: Available },
     #[error("cannot map {mib} MiB of memory")]
-    Map { mib: u64, source: MmapRegionError },
-    #[error("cannot keep the guest's memory out of core dumps")]
-    KeepOut(#[source] rustix::io::Errno),
+    Map { mib: u64, source: MapError },
+    #[error("cannot have the memory where the guest's CPUs are")]
+    Bind(#[source] BindError),
+    #[error("cannot have all {mib} MiB of memory at once")]
+    Prefault { mib: u64, source: PrefaultError },
     #[error("cannot lock {mib} MiB of memory; RLIMIT_MEMLOCK or the cgroup's limit may be too small")]
     Lock { mib: u64, source: rustix::io::Errno },
     #[error("the regions of the guest's memory do not fit together")]
     Regions,
 }
 
-/// Sets aside `mib` of memory. The kernel takes it near the CPU that this thread runs on.
-pub fn build(mib: u64) -> Result<Arc<GuestMemory>, MemoryError> {
-    let available_mib = available_mib()?;
-    if available_mib < mib {
-        return Err(MemoryError::TooLittle { needed_mib: mib, available_mib });
+/// What the host's kernel builds the memory of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// Whatever it has; large ones where it can.
+    Any,
+    /// Pages of 2 MiB that the host has reserved (hugetlb), and no others.
+    Huge,
+}
+
+/// Sets aside `mib` of memory, near these host CPUs, on which it is also made ready.
+pub fn build(mib: u64, pages: Pages, cpus: &[u32]) -> Result<Arc<GuestMemory>, MemoryError> {
+    let nodes = Nodes::of_cpus(cpus);
+    let available = Available::now(pages, &nodes).map_err(MemoryError::Available)?;
+    if available.mib < mib {
+        return Err(MemoryError::TooLittle { needed_mib: mib, available });
     }
     let regions = layout::memory_ranges(mib * MIB)
-        .map(|(start, bytes)| region(start, bytes))
+        .map(|(start, bytes)| region(start, bytes, pages, &nodes))
         .collect::<Result<Vec<_>, _>>()?;
+    prefault::prefault(&regions, cpus).map_err(|source| MemoryError::Prefault { mib, source })?;
+    regions.iter().try_for_each(lock)?;
     GuestMemory::from_regions(regions).map(Arc::new).map_err(|_| MemoryError::Regions)
 }
 
@@ -65,52 +90,73 @@ pub fn clear(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     Ok(())
 }
 
-fn region(start: u64, bytes: u64) -> Result<GuestRegionMmap, MemoryError> {
-    let mib = bytes / MIB;
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // Without MAP_NORESERVE, so that a host that does not overcommit accounts for it here.
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    let mapping = MmapRegion::build(None, bytes as usize, protection, flags)
-        .map_err(|source| MemoryError::Map { mib, source })?;
-    advise(&mapping, Advice::LinuxDontDump).map_err(MemoryError::KeepOut)?;
-    // Large pages make the guest faster; a kernel built without them refuses, and the guest runs all the same.
-    let _ = advise(&mapping, Advice::LinuxHugepage);
-    // SAFETY: the range is the mapping just made, which nothing else refers to; locking changes no byte of it.
-    unsafe { mlock(mapping.as_ptr().cast(), mapping.size()) }
-        .map_err(|source| MemoryError::Lock { mib, source })?;
+fn region(start: u64, bytes: u64, pages: Pages, nodes: &Nodes) -> Result<GuestRegionMmap, MemoryError> {
+    let mapping = mapping::map(bytes as usize, pages)
+        .map_err(|source| MemoryError::Map { mib: bytes / MIB, source })?;
+    nodes.bind(&mapping).map_err(MemoryError::Bind)?;
     GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or(MemoryError::Regions)
 }
 
-fn advise(mapping: &MmapRegion, advice: Advice) -> rustix::io::Result<()> {
-    // SAFETY: the range is one whole mapping of ours, and neither piece of advice used here changes its contents.
-    unsafe { madvise(mapping.as_ptr().cast(), mapping.size(), advice) }
-}
-
-/// What the host could give without pushing anybody else out. Asking first matters: locking more than there is
-/// does not fail, it wakes the OOM killer.
-fn available_mib() -> Result<u64, MemoryError> {
-    let text = fs::read_to_string("/proc/meminfo").map_err(MemoryError::Meminfo)?;
-    available_kib(&text).map(|kib| kib / 1024).ok_or_else(|| {
-        MemoryError::Meminfo(io::Error::new(io::ErrorKind::InvalidData, "no MemAvailable line"))
-    })
-}
-
-fn available_kib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
+/// Has the kernel keep every page where it is. On a kernel that cannot prefault it brings them in as well.
+fn lock(region: &GuestRegionMmap) -> Result<(), MemoryError> {
+    // SAFETY: the range is a whole mapping of ours; locking changes no byte of it.
+    unsafe { mlock(region.as_ptr().cast(), region.size()) }
+        .map_err(|source| MemoryError::Lock { mib: region.len() / MIB, source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{io, os::fd::AsRawFd};
+
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
     fn more_than_the_host_has_is_refused_with_both_numbers() {
-        let error = build(1 << 30).unwrap_err();
+        let error = build(1 << 30, Pages::Any, &[0]).unwrap_err();
         assert!(
             matches!(error, MemoryError::TooLittle { needed_mib, .. } if needed_mib == 1 << 30),
             "{error}"
         );
+    }
+
+    #[test]
+    fn huge_pages_that_the_host_does_not_have_are_refused_with_what_to_do() {
+        let error = build(1 << 30, Pages::Huge, &[0]).unwrap_err().to_string();
+        assert!(error.contains("in huge pages") && error.contains("vm.nr_hugepages"), "{error}");
+    }
+
+    /// Whether each page from `start` is in memory (mincore(2)).
+    fn pages_there(start: *const u8, bytes: usize) -> Vec<bool> {
+        let mut there = vec![0u8; bytes / 4096];
+        // SAFETY: the kernel writes a byte a page of the range into the vector, which is as long.
+        let result = unsafe { libc::mincore(start.cast_mut().cast(), bytes, there.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        there.into_iter().map(|byte| byte & 1 == 1).collect()
+    }
+
+    #[test]
+    fn every_page_is_there_before_it_is_used_and_lies_as_large_pages_want() {
+        let regions = [region(0, 65 << 20, Pages::Any, &Nodes::of_cpus(&[0])).unwrap()];
+        prefault::prefault(&regions, &[0]).unwrap();
+        assert_eq!(regions[0].as_ptr() as usize % (2 << 20), 0);
+        assert!(pages_there(regions[0].as_ptr(), regions[0].size()).into_iter().all(|there| there));
+    }
+
+    #[test]
+    fn on_either_side_of_the_memory_there_is_nothing_to_reach() {
+        let mapping = mapping::map(3 << 20, Pages::Any).unwrap();
+        let (start, end) = (mapping.as_ptr(), mapping.as_ptr().wrapping_add(mapping.size()));
+        let (_reader, writer) = rustix::pipe::pipe().unwrap();
+        let can_be_read = |at: *const u8| {
+            // SAFETY: asks the kernel to read one byte there; what cannot be read it refuses.
+            let written = unsafe { libc::write(writer.as_raw_fd(), at.cast(), 1) };
+            written == 1 || Errno::from_io_error(&io::Error::last_os_error()) != Some(Errno::FAULT)
+        };
+        assert!(can_be_read(start) && can_be_read(end.wrapping_sub(1)));
+        assert!(!can_be_read(start.wrapping_sub(1)) && !can_be_read(end));
+        assert!(!can_be_read(start.wrapping_sub(2 << 20)) && !can_be_read(end.wrapping_add((1 << 20) - 1)));
     }
 
     #[test]
@@ -125,11 +171,5 @@ mod tests {
         for place in places {
             assert_eq!(memory.read_obj::<u8>(GuestAddress(place)).unwrap(), 0, "{place:#x}");
         }
-    }
-
-    #[test]
-    fn meminfo_is_read_or_found_to_say_nothing() {
-        assert_eq!(available_kib("MemTotal: 9 kB\nMemAvailable:    4096 kB\n"), Some(4096));
-        assert_eq!(available_kib("MemTotal: 9 kB\n"), None);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     console::{Console, ConsoleError},
     devices::virtio::vsock::KernelVsock,
     kvm::{self, KvmError},
-    memory::{self, GuestMemory, MemoryError},
+    memory::{self, GuestMemory, MemoryError, Pages},
     oom,
     sandbox::Limits,
     threads::{self, PinError},
@@ -79,11 +79,12 @@ fn open_disks(config: &MachineConfig) -> Result<Vec<Disk>, ResourceError> {
     Ok(disks)
 }
 
-/// Builds the memory from a CPU of the guest's, so that it lies near them, and then keeps to the CPUs for service.
+/// Builds the memory on the guest's CPUs and near them, and then keeps to the CPUs for service.
 fn build_memory(config: &MachineConfig) -> Result<Arc<GuestMemory>, ResourceError> {
     threads::pin_current(&config.vcpu_host_cpus).map_err(ResourceError::Pin)?;
-    let memory =
-        oom::first_to_go_while(|| memory::build(config.memory_mib)).map_err(ResourceError::Memory)?;
+    let pages = if config.huge_pages { Pages::Huge } else { Pages::Any };
+    let build = || memory::build(config.memory_mib, pages, &config.vcpu_host_cpus);
+    let memory = oom::first_to_go_while(build).map_err(ResourceError::Memory)?;
     if !config.service_host_cpus.is_empty() {
         threads::pin_current(&config.service_host_cpus).map_err(ResourceError::Pin)?;
     }

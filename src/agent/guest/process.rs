@@ -275,6 +275,7 @@ mod tests {
             vcpu_host_cpus: vec![1],
             service_host_cpus: vec![],
             memory_mib: 64,
+            huge_pages: false,
             disks: vec![],
             vsock: None,
             rng: None,

@@ -149,6 +149,7 @@ impl Driver {
             // Nothing of the host's disturbs a vCPU, the work on its disks least of all.
             service_host_cpus: self.services.config.reserve.host_cpus(&self.services.inventory.cores),
             memory_mib: allocation.memory_mib,
+            huge_pages: self.services.config.huge_pages,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
             rng: Some(RngConfig::default()),

@@ -41,6 +41,10 @@ pub struct MachineConfig {
     pub service_host_cpus: Vec<u32>,
     /// Guest memory in MiB; built, prefaulted and locked before the machine counts as prepared.
     pub memory_mib: u64,
+    /// Whether the memory is of huge pages (2 MiB) that the host has reserved, and of nothing else; otherwise it is of
+    /// large pages where the host's kernel finds them.
+    #[serde(default)]
+    pub huge_pages: bool,
     /// Disks in the order in which the guest sees them (`vda`, `vdb`, …).
     #[serde(default)]
     pub disks: Vec<DiskConfig>,
@@ -182,6 +186,8 @@ pub enum ConfigError {
     SharedCpu(u32),
     #[error("memory_mib: must be {MEMORY_MIN_MIB} to {MEMORY_MAX_MIB}, is {0}")]
     Memory(u64),
+    #[error("memory_mib: must be even, as huge pages are of 2 MiB, is {0}")]
+    HugePages(u64),
     #[error("disks: at most {DISK_MAX}, not {0}")]
     DiskCount(usize),
     #[error("disks: {0:?} is named twice; two disks cannot share one file")]
@@ -212,6 +218,9 @@ impl MachineConfig {
         self.validate_cpus()?;
         if !(MEMORY_MIN_MIB..=MEMORY_MAX_MIB).contains(&self.memory_mib) {
             return Err(ConfigError::Memory(self.memory_mib));
+        }
+        if self.huge_pages && !self.memory_mib.is_multiple_of(2) {
+            return Err(ConfigError::HugePages(self.memory_mib));
         }
         self.validate_disks()?;
         self.validate_channels()

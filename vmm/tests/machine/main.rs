@@ -4,6 +4,7 @@
 
 mod devices;
 mod jail;
+mod memory;
 mod process;
 mod vmm;
 

@@ -58,6 +58,7 @@ pub(crate) fn machine(vcpus: u32) -> MachineConfig {
         vcpu_host_cpus: (0..vcpus).collect(),
         service_host_cpus: vec![],
         memory_mib: 192,
+        huge_pages: false,
         disks: vec![],
         vsock: None,
         rng: None,

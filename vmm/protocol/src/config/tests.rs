@@ -8,6 +8,7 @@ fn machine() -> MachineConfig {
         vcpu_host_cpus: vec![2, 3],
         service_host_cpus: vec![0],
         memory_mib: 256,
+        huge_pages: false,
         disks: vec![disk("/a"), disk("/b")],
         vsock: Some(VsockConfig { guest_cid: GUEST_CID_MIN }),
         rng: Some(RngConfig::default()),
@@ -89,6 +90,8 @@ fn memory_has_limits_and_both_are_allowed() {
     for memory_mib in [MEMORY_MIN_MIB, MEMORY_MAX_MIB] {
         assert_eq!(MachineConfig { memory_mib, ..machine() }.validate(), Ok(()));
     }
+    let odd = |huge_pages| MachineConfig { memory_mib: 65, huge_pages, ..machine() }.validate();
+    assert_eq!((odd(false), odd(true)), (Ok(()), Err(ConfigError::HugePages(65))));
 }
 
 #[test]

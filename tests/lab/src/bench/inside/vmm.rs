@@ -35,6 +35,7 @@ impl Machine {
             vcpu_host_cpus: (0..guest.vcpus).collect(),
             service_host_cpus: vec![],
             memory_mib: guest.memory_mib,
+            huge_pages: false,
             disks: vec![],
             vsock: None,
             rng: None,
