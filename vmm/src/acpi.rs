@@ -28,10 +28,9 @@ const OEM_TABLE_ID: [u8; 8] = *b"SUBLETVM";
 const OEM_REVISION: u32 = 1;
 /// Tables start at addresses that are multiples of this.
 const ALIGNMENT: usize = 8;
-/// FADT, x86 boot flags: no VGA, no CMOS clock (ACPI 6.5, table 5.11). That there is a keyboard controller is not
+/// FADT, x86 boot flags: no VGA (ACPI 6.5, table 5.11). That there is a keyboard controller is not
 /// said: it can only reset, which is tried without asking, and looking for a keyboard takes a kernel long.
 const BOOT_NO_VGA: u16 = 1 << 2;
-const BOOT_NO_CMOS_CLOCK: u16 = 1 << 5;
 /// Notification of a pressed button (ACPI 6.5, table 5.150).
 const BUTTON_PRESSED: u8 = 0x80;
 
@@ -76,7 +75,7 @@ fn fadt(dsdt: u64) -> impl Aml {
         // Both buttons, where there are any, are devices in the DSDT.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
-    fadt.iapc_boot_arch = (BOOT_NO_VGA | BOOT_NO_CMOS_CLOCK).into();
+    fadt.iapc_boot_arch = BOOT_NO_VGA.into();
     fadt.reset_reg = port(layout::RESET_PORT);
     fadt.reset_value = RESET_VALUE;
     fadt.sleep_control_reg = port(layout::SLEEP_CONTROL_PORT);
@@ -107,6 +106,7 @@ fn dsdt() -> impl Aml {
     pci_host_bridge(&mut code);
     reserved_resources(&mut code);
     serial_port(&mut code);
+    clock(&mut code);
     power_button(&mut code);
     pvpanic(&mut code);
     dsdt.append_slice(&code);
@@ -173,6 +173,17 @@ fn serial_port(code: &mut Vec<u8>) {
             &Name::new("_DDN".into(), &"COM1"),
             &Name::new("_CRS".into(), &Raw(resources)),
         ],
+    );
+}
+
+/// Without an interrupt: it has no alarm.
+fn clock(code: &mut Vec<u8>) {
+    let port = layout::RTC_INDEX_PORT;
+    let resources = ResourceTemplate::new(vec![&IO::new(port, port, 1, 2)]).bytes();
+    device(
+        code,
+        "RTC0",
+        &[&Name::new("_HID".into(), &EISAName::new("PNP0B00")), &Name::new("_CRS".into(), &Raw(resources))],
     );
 }
 

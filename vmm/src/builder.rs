@@ -3,12 +3,15 @@
 
 use std::{
     io,
+    os::unix::net::UnixListener,
     sync::{Arc, atomic::AtomicBool},
 };
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VmFd};
-use sublet_vmm_protocol::{DiskConfig, DiskStatus, MachineConfig, RngConfig, config::DISK_QUEUE_MAX};
+use sublet_vmm_protocol::{
+    DiskConfig, DiskStatus, MachineConfig, PortConfig, RngConfig, config::DISK_QUEUE_MAX,
+};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
@@ -21,10 +24,12 @@ use crate::{
     devices::{
         Bus,
         power::PowerButton,
+        rtc::Rtc,
         serial::SerialPort,
         virtio::{
             VirtioDevice,
             block::{Block, BlockError, BlockOptions},
+            console::{PortCard, PortError},
             rng::{Rng, RngError},
             transport::{Transport, TransportError},
             vsock::{KernelVsock, VsockCard, VsockError},
@@ -58,6 +63,8 @@ pub enum BuildError {
     Rng(#[source] RngError),
     #[error("cannot make the vsock card")]
     Vsock(#[source] VsockError),
+    #[error("cannot make the port")]
+    Port(#[source] PortError),
     #[error("cannot put a device on the PCI bus")]
     Transport(#[source] TransportError),
     #[error("the PCI bus has no slot left")]
@@ -69,7 +76,7 @@ pub enum BuildError {
 /// Builds a prepared machine from what was taken of the host. Its threads keep to the CPUs that the configuration
 /// names, and to their lists of system calls.
 pub fn build(config: &MachineConfig, resources: Resources, lists: &Lists) -> Result<Machine, BuildError> {
-    let Resources { kvm, memory, console, disks, vsock } = resources;
+    let Resources { kvm, memory, console, disks, vsock, port } = resources;
     let vm = kvm::create_vm(&kvm, &memory).map_err(BuildError::Kvm)?;
     let interrupts = Interrupts::new(vm.clone());
     let console = Arc::new(console);
@@ -79,10 +86,11 @@ pub fn build(config: &MachineConfig, resources: Resources, lists: &Lists) -> Res
     let disks = devices.add_disks(config, disks, &lists.disks)?;
     devices.add_vsock(vsock)?;
     devices.add_rng(config.rng, &lists.rng)?;
+    devices.add_port(port, &lists.port)?;
     let pci = devices.bus;
     let serial_interrupt = interrupts.pin(layout::COM1_GSI).map_err(BuildError::Interrupt)?;
-    let bus =
-        Arc::new(Bus { serial: SerialPort::new(serial_interrupt, console.clone()), pci: Arc::new(pci) });
+    let serial = SerialPort::new(serial_interrupt, console.clone());
+    let bus = Arc::new(Bus { serial, rtc: Rtc::default(), pci: Arc::new(pci) });
     let button_interrupt = interrupts.pin(layout::POWER_BUTTON_GSI).map_err(BuildError::Interrupt)?;
     let end = Arc::new(GuestEnd::new().map_err(BuildError::Event)?);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -153,6 +161,16 @@ impl Devices<'_> {
         let Some(rng) = rng else { return Ok(()) };
         let rng = Rng::new(rng, self.memory.clone(), filter.clone()).map_err(BuildError::Rng)?;
         self.add(Box::new(rng))
+    }
+
+    fn add_port(
+        &mut self,
+        port: Option<(PortConfig, UnixListener)>,
+        filter: &Filter,
+    ) -> Result<(), BuildError> {
+        let Some((PortConfig { name, .. }, listener)) = port else { return Ok(()) };
+        let card = PortCard::new(name, listener, self.memory.clone(), filter.clone());
+        self.add(Box::new(card.map_err(BuildError::Port)?))
     }
 
     fn add(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {

@@ -2,17 +2,13 @@
 //! line that they were sent along with.
 
 use std::{
-    fs,
     io::{self, ErrorKind, IoSliceMut, Write},
     mem::MaybeUninit,
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
-        unix::{
-            fs::FileTypeExt,
-            net::{UnixListener, UnixStream},
-        },
+        unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rustix::{
@@ -25,38 +21,17 @@ use serde::Deserialize;
 use sublet_vmm_protocol::{
     BOOT_FILES_MAX, LINE_LIMIT, LineError, PROTOCOL_VERSION, Refusal, RefusalCode, Reply, Request, write_line,
 };
-use thiserror::Error;
 
-#[derive(Debug, Error)]
-pub enum ListenError {
-    #[error("control_socket {path:?} is there already and is not a socket")]
-    NotASocket { path: PathBuf },
-    #[error("control_socket {path:?} belongs to a VMM that is alive")]
-    InUse { path: PathBuf },
-    #[error("cannot listen at control_socket {path:?}")]
-    Listen { path: PathBuf, source: io::Error },
-}
+use crate::socket::{ListenError, listen};
 
-/// The socket that others connect to. Its path stays when it is gone: from its jail the VMM does not reach it.
+/// The socket that others connect to.
 #[derive(Debug)]
 pub struct Listener(UnixListener);
 
 impl Listener {
-    /// Listens at `path`, in the place of a socket that a dead VMM left there.
+    /// See [`crate::socket::listen`].
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
-        let failed = |source| ListenError::Listen { path: path.to_owned(), source };
-        if let Ok(there) = fs::symlink_metadata(path) {
-            if !there.file_type().is_socket() {
-                return Err(ListenError::NotASocket { path: path.to_owned() });
-            }
-            if UnixStream::connect(path).is_ok() {
-                return Err(ListenError::InUse { path: path.to_owned() });
-            }
-            fs::remove_file(path).map_err(failed)?;
-        }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self(listener))
+        listen(path).map(Self)
     }
 
     /// The next connection, if one is waiting.
@@ -303,7 +278,7 @@ mod tests {
 
     /// Sends a line with this many descriptors along.
     fn send_with(client: &UnixStream, count: usize, line: &str) {
-        let file = fs::File::open("/dev/null").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
         let descriptors = vec![file.as_fd(); count];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut along = SendAncillaryBuffer::new(&mut space);
@@ -346,18 +321,5 @@ mod tests {
         let refused = asked(r#"{"request":"not_yet_known","version":3,"more":2}"#).unwrap_err();
         assert_eq!(refused.code, RefusalCode::UnsupportedVersion);
         assert!(refused.message.contains("version 2"), "{}", refused.message);
-    }
-
-    #[test]
-    fn only_a_socket_that_nobody_listens_at_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("control");
-        drop(UnixListener::bind(&path).unwrap());
-        let alive = Listener::bind(&path).unwrap();
-        assert!(matches!(Listener::bind(&path), Err(ListenError::InUse { .. })));
-        drop(alive);
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listener::bind(&path), Err(ListenError::NotASocket { .. })));
     }
 }

@@ -9,11 +9,12 @@ use std::{error::Error, io, process::ExitCode};
 use sublet_vmm::{
     builder::{self, BuildError},
     clock, config,
-    control::{ListenError, Listener},
+    control::Listener,
     daemon::{self, DetachError, Readiness, Side, with_causes},
     event_loop::{EventLoop, EventLoopError},
     resources::{ResourceError, Resources},
     sandbox::{self, Lists, SandboxError, seccomp::FilterError},
+    socket::ListenError,
     threads,
 };
 use sublet_vmm_protocol::MachineConfig;
@@ -25,7 +26,7 @@ enum PrepareError {
     Detach(#[source] DetachError),
     #[error("cannot take what the machine needs of its host")]
     Resources(#[source] ResourceError),
-    #[error("cannot be controlled")]
+    #[error("cannot make control_socket")]
     Listen(#[source] ListenError),
     #[error("cannot shut the machine in")]
     Sandbox(#[source] SandboxError),

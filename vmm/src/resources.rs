@@ -1,10 +1,10 @@
 //! What a machine takes of its host into its jail: devices and files opened, memory locked, a log and a socket made.
 //! In there nothing can be opened.
 
-use std::sync::Arc;
+use std::{os::unix::net::UnixListener, sync::Arc};
 
 use kvm_ioctls::Kvm;
-use sublet_vmm_protocol::MachineConfig;
+use sublet_vmm_protocol::{MachineConfig, PortConfig};
 use thiserror::Error;
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     memory::{self, GuestMemory, MemoryError, Pages},
     oom,
     sandbox::Limits,
+    socket::{self, ListenError},
     threads::{self, PinError},
 };
 
@@ -35,6 +36,8 @@ pub enum ResourceError {
     Disk { number: usize, source: OpenDiskError },
     #[error("cannot open /dev/vhost-vsock; it must exist and this user must be allowed to read and write it")]
     Vsock(#[source] vhost::Error),
+    #[error("cannot make port.socket")]
+    Port(#[source] ListenError),
 }
 
 pub struct Resources {
@@ -44,6 +47,8 @@ pub struct Resources {
     pub(crate) disks: Vec<Disk>,
     /// With the guest's context id.
     pub(crate) vsock: Option<(KernelVsock, u32)>,
+    /// With its socket.
+    pub(crate) port: Option<(PortConfig, UnixListener)>,
 }
 
 impl Resources {
@@ -55,18 +60,25 @@ impl Resources {
         let console = Console::new(&config.console).map_err(ResourceError::Console)?;
         let open_vsock = || KernelVsock::new(memory.clone()).map_err(ResourceError::Vsock);
         let vsock = config.vsock.as_ref().map(|vsock| Ok((open_vsock()?, vsock.guest_cid))).transpose()?;
-        Ok(Self { kvm, console, disks, vsock, memory })
+        let port = config.port.as_ref().map(listen).transpose()?;
+        Ok(Self { kvm, console, disks, vsock, port, memory })
     }
 
     /// What the machine will need of the process that it runs in.
     pub fn limits(&self, config: &MachineConfig) -> Limits {
         let disks = self.disks.iter().map(Disk::bytes);
-        let (rng, of_disk) = (usize::from(config.rng.is_some()), 1 + engine::KERNEL_THREADS as usize);
+        let of_disks = self.disks.len() * (1 + engine::KERNEL_THREADS as usize);
+        let others = usize::from(config.rng.is_some()) + usize::from(config.port.is_some());
         Limits {
-            threads: (1 + config.vcpu_host_cpus.len() + self.disks.len() * of_disk + rng) as u64,
+            threads: (1 + config.vcpu_host_cpus.len() + of_disks + others) as u64,
             largest_file_bytes: disks.chain([config.console.file_bytes()]).max().unwrap_or(0),
         }
     }
+}
+
+fn listen(port: &PortConfig) -> Result<(PortConfig, UnixListener), ResourceError> {
+    let listener = socket::listen(&port.socket).map_err(ResourceError::Port)?;
+    Ok((port.clone(), listener))
 }
 
 /// Opens the disks before anything else is made, so that one that is not there costs nothing.

@@ -279,6 +279,7 @@ mod tests {
             disks: vec![],
             vsock: None,
             rng: None,
+            port: None,
             console: sublet_vmm_protocol::ConsoleConfig {
                 path: directory.join("console"),
                 capacity_bytes: 4096,

@@ -153,6 +153,7 @@ impl Driver {
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
             rng: Some(RngConfig::default()),
+            port: None,
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
             control_socket: self.services.vmms.socket(id),
         })

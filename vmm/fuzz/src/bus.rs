@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sublet_vmm::{
     arch::layout,
     console::Console,
-    devices::{Bus, serial::SerialPort},
+    devices::{Bus, rtc::Rtc, serial::SerialPort},
     pci::{PciBus, host_bridge::HostBridge},
 };
 use sublet_vmm_protocol::ConsoleConfig;
@@ -74,7 +74,7 @@ fn bus(guest: &Guest, log: &MemoryFile) -> Bus {
     pci.add(Box::new(virtio_device::transport(1, guest).0));
     let console = Console::new(&ConsoleConfig { path: log.path(), capacity_bytes: CONSOLE_BYTES }).unwrap();
     let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).unwrap();
-    Bus { serial: SerialPort::new(interrupt, Arc::new(console)), pci: Arc::new(pci) }
+    Bus { serial: SerialPort::new(interrupt, Arc::new(console)), rtc: Rtc::default(), pci: Arc::new(pci) }
 }
 
 fn access(bus: &Bus, step: Step) {

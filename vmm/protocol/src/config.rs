@@ -19,6 +19,8 @@ pub const DISK_MAX: usize = 8;
 pub const DISK_QUEUE_MAX: u16 = 32;
 /// Longest serial number of a disk, in characters (virtio 1.2, 5.2.6).
 pub const SERIAL_MAX: usize = 20;
+/// Longest name of a port.
+pub const PORT_NAME_MAX: usize = 32;
 /// Largest rate and burst, in a second's operations or bytes (1 TiB).
 pub const RATE_MAX: u64 = 1 << 40;
 /// Context ids 0 to 2 mean the hypervisor, the local machine and the host (virtio 1.2, 5.10.4).
@@ -54,6 +56,9 @@ pub struct MachineConfig {
     /// Source of random bytes; none: the guest has only its CPU's.
     #[serde(default)]
     pub rng: Option<RngConfig>,
+    /// A stream of bytes to the host; none: no such card.
+    #[serde(default)]
+    pub port: Option<PortConfig>,
     /// Where the serial console goes.
     pub console: ConsoleConfig,
     /// Path at which the control socket is made; an old socket there is replaced.
@@ -146,6 +151,17 @@ pub struct VsockConfig {
     pub guest_cid: u32,
 }
 
+/// virtio-console with one named port: a stream of bytes between `/dev/virtio-ports/NAME` in the guest and a Unix socket
+/// of the host's, for a guest that lacks vsock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortConfig {
+    pub name: String,
+    /// Path at which the socket is made; an old one there is replaced. One connection at a time is let in, while a
+    /// program in the guest has the port open.
+    pub socket: PathBuf,
+}
+
 /// A bounded log: a ring file of `capacity_bytes`, read with [`crate::ConsoleLog`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -200,6 +216,12 @@ pub enum ConfigError {
     Rate { field: String, limit: RateLimit },
     #[error("vsock.guest_cid: must be {GUEST_CID_MIN} to 4294967294, is {0}")]
     GuestCid(u32),
+    #[error(
+        "port.name: must be 1 to {PORT_NAME_MAX} characters of a-z, A-Z, 0-9, '-', '_' and '.', is {0:?}"
+    )]
+    PortName(String),
+    #[error("port.socket: must be another path than control_socket, {0:?}")]
+    PortSocket(PathBuf),
     #[error("console.capacity_bytes: must be 4096 to 67108864, is {0}")]
     ConsoleCapacity(u64),
 }
@@ -262,8 +284,23 @@ impl MachineConfig {
             return Err(ConfigError::GuestCid(vsock.guest_cid));
         }
         validate_rate("rng.bytes", self.rng.map(|rng| rng.bytes))?;
+        self.validate_port()?;
         if !(4096..=64 << 20).contains(&self.console.capacity_bytes) {
             return Err(ConfigError::ConsoleCapacity(self.console.capacity_bytes));
+        }
+        Ok(())
+    }
+}
+
+impl MachineConfig {
+    fn validate_port(&self) -> Result<(), ConfigError> {
+        let Some(PortConfig { name, socket }) = &self.port else { return Ok(()) };
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !(1..=PORT_NAME_MAX).contains(&name.len()) || !name.chars().all(allowed) {
+            return Err(ConfigError::PortName(name.clone()));
+        }
+        if *socket == self.control_socket {
+            return Err(ConfigError::PortSocket(socket.clone()));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 pub mod power;
 pub mod pvpanic;
+pub mod rtc;
 pub mod serial;
 pub mod virtio;
 
@@ -12,12 +13,13 @@ use std::sync::Arc;
 
 use sublet_vmm_protocol::Ended;
 
-use self::serial::SerialPort;
+use self::{rtc::Rtc, serial::SerialPort};
 use crate::{arch::layout, pci::PciBus};
 
 /// Everything the guest can reach that is not memory.
 pub struct Bus {
     pub serial: SerialPort,
+    pub rtc: Rtc,
     pub pci: Arc<PciBus>,
 }
 
@@ -34,6 +36,7 @@ impl Bus {
             layout::PVPANIC_PORT => pvpanic::read(data),
             layout::SLEEP_STATUS_PORT => power::read_sleep_status(data),
             layout::I8042_COMMAND_PORT => power::read_keyboard_controller(data),
+            layout::RTC_VALUE_PORT => self.rtc.read_value(data),
             layout::PCI_CONFIG_ADDRESS_PORT => self.pci.read_address(data),
             layout::PCI_CONFIG_DATA_PORT..=PCI_CONFIG_DATA_LAST => {
                 self.pci.read_data(port - layout::PCI_CONFIG_DATA_PORT, data);
@@ -46,6 +49,7 @@ impl Bus {
     pub fn port_out(&self, port: u16, data: &[u8]) -> Option<Ended> {
         match port {
             layout::COM1_PORT..=COM1_LAST => self.serial.write(port - layout::COM1_PORT, data),
+            layout::RTC_INDEX_PORT => self.rtc.write_index(data),
             layout::PVPANIC_PORT => return pvpanic::write(data),
             layout::SLEEP_CONTROL_PORT => return power::write_sleep_control(data),
             layout::I8042_COMMAND_PORT => return power::write_keyboard_controller(data),

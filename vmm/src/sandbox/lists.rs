@@ -111,6 +111,10 @@ const BLOCKING: &[Call] = &[
 /// The source of random bytes.
 const RNG: &[Call] = &[Call::any(SYS_getrandom)];
 
+/// The named port's connection.
+const PORT: &[Call] =
+    &[Call::any(SYS_epoll_ctl), Call::any(SYS_accept4), Call::any(SYS_recvfrom), Call::any(SYS_sendto)];
+
 /// To give the kernel work and to see what is done of it (linux/io_uring.h); nothing else is asked of a ring.
 const IORING_ENTER_GETEVENTS: u32 = 1;
 
@@ -127,6 +131,7 @@ pub struct Lists {
     pub vcpu: Filter,
     pub disks: DiskFilters,
     pub rng: Filter,
+    pub port: Filter,
 }
 
 /// One for each way in which a disk's requests are carried out.
@@ -155,6 +160,7 @@ impl Lists {
                 blocking: Filter::compile(&[EVERY_THREAD, WORKER, BLOCKING])?,
             },
             rng: Filter::compile(&[EVERY_THREAD, WORKER, RNG])?,
+            port: Filter::compile(&[EVERY_THREAD, WORKER, PORT])?,
         })
     }
 

@@ -9,7 +9,8 @@ use std::{
 
 use sublet_lab::foreign_call::{ForeignCall, Outcome, make_call};
 use sublet_vmm_protocol::{
-    DiskConfig, DiskEngine, Ended, MachineConfig, MachineState, RngConfig, VsockConfig, config::GUEST_CID_MIN,
+    DiskConfig, DiskEngine, Ended, MachineConfig, MachineState, PortConfig, RngConfig, VsockConfig,
+    config::GUEST_CID_MIN,
 };
 
 use crate::{
@@ -19,16 +20,18 @@ use crate::{
 };
 
 /// The threads that a VMM starts itself for a machine that has one of everything.
-const THREADS: [&str; 5] = ["sublet-vmm", "vcpu0", "vcpu1", "blk-0", "rng"];
+const THREADS: [&str; 6] = ["sublet-vmm", "vcpu0", "vcpu1", "blk-0", "rng", "port"];
 /// One of each kind.
-const KINDS: [&str; 4] = ["sublet-vmm", "vcpu0", "blk-0", "rng"];
+const KINDS: [&str; 5] = ["sublet-vmm", "vcpu0", "blk-0", "rng", "port"];
 
 /// A machine that has one of everything.
 fn whole_machine() -> MachineConfig {
     let config = machine(2);
     let disks = vec![disk(&config.name, 1 << 20)];
     let vsock = Some(VsockConfig { guest_cid: GUEST_CID_MIN + config.user });
-    MachineConfig { disks, vsock, rng: Some(RngConfig::default()), ..config }
+    let socket = format!("/run/{}.port", config.name).into();
+    let port = Some(PortConfig { name: "port".into(), socket });
+    MachineConfig { disks, vsock, rng: Some(RngConfig::default()), port, ..config }
 }
 
 /// Its guest runs until it is ended, and says so on its console again and again.
@@ -152,8 +155,8 @@ fn what_the_lists_leave_open_is_limited() {
     }
     assert_eq!(both("Max open files"), "2048");
     assert_eq!(both("Max file size"), (1 << 20).to_string());
-    // Five of its own, and what the kernel runs for it: eight for its disk.
-    assert_eq!(both("Max processes"), "17");
+    // Six of its own, and what the kernel runs for it: eight for its disk.
+    assert_eq!(both("Max processes"), "18");
 }
 
 #[test]

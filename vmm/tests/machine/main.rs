@@ -5,6 +5,7 @@
 mod devices;
 mod jail;
 mod memory;
+mod ports;
 mod process;
 mod vmm;
 

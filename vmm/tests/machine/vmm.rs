@@ -62,6 +62,7 @@ pub(crate) fn machine(vcpus: u32) -> MachineConfig {
         disks: vec![],
         vsock: None,
         rng: None,
+        port: None,
         console: ConsoleConfig { path: path("console"), capacity_bytes: 256 * 1024 },
         control_socket: path("control"),
         name,

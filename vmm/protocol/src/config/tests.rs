@@ -12,6 +12,7 @@ fn machine() -> MachineConfig {
         disks: vec![disk("/a"), disk("/b")],
         vsock: Some(VsockConfig { guest_cid: GUEST_CID_MIN }),
         rng: Some(RngConfig::default()),
+        port: None,
         console: ConsoleConfig { path: "/console".into(), capacity_bytes: 65536 },
         control_socket: "/control".into(),
     }
@@ -156,6 +157,19 @@ fn a_console_log_is_neither_tiny_nor_endless() {
             ConfigError::ConsoleCapacity(bytes)
         );
     }
+}
+
+#[test]
+fn a_port_has_a_name_that_is_a_files_and_a_socket_of_its_own() {
+    let port = |name: &str, socket: &str| {
+        let port = Some(PortConfig { name: name.into(), socket: socket.into() });
+        MachineConfig { port, ..machine() }.validate()
+    };
+    assert_eq!(port("org.example_0-A", "/port"), Ok(()));
+    for name in ["", "a/b", "ä", &"x".repeat(33)] {
+        assert_eq!(port(name, "/port"), Err(ConfigError::PortName(name.into())));
+    }
+    assert_eq!(port("p", "/control"), Err(ConfigError::PortSocket("/control".into())));
 }
 
 #[test]

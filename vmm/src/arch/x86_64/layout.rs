@@ -58,6 +58,9 @@ pub const KVM_TSS_START: u64 = 0xfffb_d000;
 
 /// Keyboard controller; only its reset line is there.
 pub const I8042_COMMAND_PORT: u16 = 0x64;
+/// Number and value of a register of the PC's clock.
+pub const RTC_INDEX_PORT: u16 = 0x70;
+pub const RTC_VALUE_PORT: u16 = 0x71;
 /// First serial port and its interrupt, as on any PC.
 pub const COM1_PORT: u16 = 0x3f8;
 pub const COM1_PORTS: u16 = 8;

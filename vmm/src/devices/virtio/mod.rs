@@ -9,6 +9,7 @@
 
 pub mod block;
 pub mod common_config;
+pub mod console;
 pub mod rng;
 pub mod transport;
 pub mod vsock;

@@ -39,6 +39,7 @@ impl Machine {
             disks: vec![],
             vsock: None,
             rng: None,
+            port: None,
             console: ConsoleConfig { path: console.clone(), capacity_bytes: 64 * 1024 },
             control_socket: control_socket.clone(),
         };
