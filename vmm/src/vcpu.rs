@@ -27,7 +27,11 @@ use vmm_sys_util::{
 };
 
 use crate::{
-    arch::x86_64::{msr, registers, registers::EntryPoint},
+    arch::x86_64::{
+        cpuid::{self, TooManyLeaves},
+        msr,
+        registers::{self, EntryPoint},
+    },
     devices::Bus,
     sandbox::seccomp::Filter,
     threads::{Plan, SpawnError},
@@ -39,6 +43,8 @@ pub enum VcpuError {
     Create { index: usize, source: errno::Error },
     #[error("cannot set {what} of vCPU {index}")]
     SetUp { index: usize, what: &'static str, source: errno::Error },
+    #[error("cannot describe vCPU {index}")]
+    Cpuid { index: usize, source: TooManyLeaves },
     #[error("vCPU {index} lacks a register that KVM does not know")]
     UnknownRegister { index: usize },
     #[error("cannot give vCPU {index} a thread")]
@@ -147,7 +153,10 @@ impl Vcpu {
 fn create(vm: &VmFd, index: usize, cpuid: &CpuId) -> Result<VcpuFd, VcpuError> {
     let set_up = |what| move |source| VcpuError::SetUp { index, what, source };
     let fd = vm.create_vcpu(index as u64).map_err(|source| VcpuError::Create { index, source })?;
-    fd.set_cpuid2(cpuid).map_err(set_up("CPUID"))?;
+    let tsc_khz = fd.get_tsc_khz().map_err(set_up("the TSC's frequency"))?;
+    let cpuid =
+        cpuid::tell_frequencies(cpuid, tsc_khz).map_err(|source| VcpuError::Cpuid { index, source })?;
+    fd.set_cpuid2(&cpuid).map_err(set_up("CPUID"))?;
     let msrs = msr::at_start().ok_or(VcpuError::UnknownRegister { index })?;
     let written = fd.set_msrs(&msrs).map_err(set_up("the model-specific registers"))?;
     if written != msrs.as_slice().len() {

@@ -14,6 +14,10 @@ const LEAF_FEATURES: u32 = 1;
 const LEAF_INTEL_CACHES: u32 = 4;
 const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
+const LEAF_KVM: u32 = 0x4000_0000;
+const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
+/// Frequencies, where VMware and QEMU tell them too.
+const LEAF_FREQUENCIES: u32 = 0x4000_0010;
 const LEAF_AMD_FEATURES: u32 = 0x8000_0001;
 const LEAF_AMD_SIZES: u32 = 0x8000_0008;
 const LEAF_AMD_CACHES: u32 = 0x8000_001d;
@@ -22,6 +26,10 @@ const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
 const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const FEATURES_ECX_HYPERVISOR: u32 = 1 << 31;
 const FEATURES_EDX_HTT: u32 = 1 << 28;
+/// KVM_HINTS_REALTIME: no vCPU ever waits for a CPU, so that a guest may wait by spinning.
+const KVM_FEATURES_EDX_DEDICATED: u32 = 1;
+/// Of KVM's local APIC.
+const APIC_TIMER_KHZ: u32 = 1_000_000;
 const AMD_FEATURES_ECX_CMP_LEGACY: u32 = 1 << 1;
 
 #[derive(Debug, Error)]
@@ -85,11 +93,26 @@ pub fn of_vcpu(supported: &CpuId, index: u32, topology: Topology) -> Result<CpuI
     CpuId::from_entries(&leaves).map_err(|_| TooManyLeaves)
 }
 
+/// Tells at what frequency the vCPU's TSC counts; Linux learns it from kvmclock, others look here.
+pub fn tell_frequencies(cpuid: &CpuId, tsc_khz: u32) -> Result<CpuId, TooManyLeaves> {
+    let frequencies = kvm_cpuid_entry2 {
+        function: LEAF_FREQUENCIES,
+        eax: tsc_khz,
+        ebx: APIC_TIMER_KHZ,
+        ..Default::default()
+    };
+    let mut cpuid = cpuid.clone();
+    cpuid.push(frequencies).map_err(|_| TooManyLeaves)?;
+    Ok(cpuid)
+}
+
 fn adjust(leaf: &mut kvm_cpuid_entry2, index: u32, topology: Topology) {
     match leaf.function {
         // The second list of levels would be looked at first.
         LEAF_LAST => leaf.eax = leaf.eax.min(LEAF_TOPOLOGY_V2 - 1),
         LEAF_FEATURES => adjust_features(leaf, index, topology),
+        LEAF_KVM => leaf.eax = LEAF_FREQUENCIES,
+        LEAF_KVM_FEATURES => leaf.edx = KVM_FEATURES_EDX_DEDICATED,
         LEAF_INTEL_CACHES if leaf.eax & 0x1f != 0 => {
             let cores = (1 << (topology.package_bits() - topology.thread_bits())) - 1;
             leaf.eax = (leaf.eax & 0x3fff) | (cores << 26) | (sharing(leaf.eax, topology) << 14);
@@ -165,6 +188,8 @@ mod tests {
             leaf(LEAF_LAST, 0x20, 0, 0, 0),
             leaf(LEAF_FEATURES, 0, 0x0740_0800, VMX, 0),
             leaf(LEAF_TOPOLOGY_V2, 7, 7, 7, 7),
+            leaf(LEAF_KVM, 0x4000_0001, 0, 0, 0),
+            leaf(LEAF_KVM_FEATURES, 9, 0, 0, 0),
             leaf(LEAF_AMD_FEATURES, 0, 0, SVM, 0),
             leaf(LEAF_AMD_SIZES, 0x3030, 0, 0x7fff, 0),
         ];
@@ -185,6 +210,15 @@ mod tests {
             assert_eq!(answer(&cpuid, LEAF_FEATURES, 0).ebx >> 24, index);
             assert_eq!(answer(&cpuid, LEAF_TOPOLOGY, 0).edx, index);
         }
+    }
+
+    #[test]
+    fn a_guest_is_told_how_fast_its_clock_counts_and_that_its_cpus_are_its_own() {
+        let cpuid = tell_frequencies(&of_vcpu(&host(), 0, FOUR).unwrap(), 2_994_372).unwrap();
+        assert_eq!(answer(&cpuid, LEAF_KVM, 0).eax, LEAF_FREQUENCIES);
+        let frequencies = answer(&cpuid, LEAF_FREQUENCIES, 0);
+        assert_eq!((frequencies.eax, frequencies.ebx), (2_994_372, 1_000_000));
+        assert_eq!(answer(&cpuid, LEAF_KVM_FEATURES, 0).edx, 1);
     }
 
     #[test]
