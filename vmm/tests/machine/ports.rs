@@ -24,7 +24,7 @@ fn a_guest_and_its_host_talk_through_a_named_port() {
                  ln -sf /dev/${port##*/} /dev/virtio-ports/$(cat $port/name); done";
     vmm.boot(Image::Elf612.running(&format!(
         "until [ -e /sys/class/virtio-ports/*/name ]; do usleep 20000; done; {named}; \
-         while true; do cat <{port} >{port}; echo went; done"
+         while true; do cat <>{port} >&0; echo went >/dev/console; done"
     )));
     let socket = vmm.config.port.as_ref().unwrap().socket.clone();
     // Longer than one buffer, so that it goes in many pieces.
