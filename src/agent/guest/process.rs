@@ -277,6 +277,7 @@ mod tests {
             memory_mib: 64,
             disks: vec![],
             vsock: None,
+            network: None,
             rng: None,
             console: sublet_vmm_protocol::ConsoleConfig {
                 path: directory.join("console"),

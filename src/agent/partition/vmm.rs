@@ -151,6 +151,7 @@ impl Driver {
             memory_mib: allocation.memory_mib,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
+            network: None,
             rng: Some(RngConfig::default()),
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
             control_socket: self.services.vmms.socket(id),

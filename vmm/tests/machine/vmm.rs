@@ -60,6 +60,7 @@ pub(crate) fn machine(vcpus: u32) -> MachineConfig {
         memory_mib: 192,
         disks: vec![],
         vsock: None,
+        network: None,
         rng: None,
         console: ConsoleConfig { path: path("console"), capacity_bytes: 256 * 1024 },
         control_socket: path("control"),

@@ -37,6 +37,7 @@ impl Machine {
             memory_mib: guest.memory_mib,
             disks: vec![],
             vsock: None,
+            network: None,
             rng: None,
             console: ConsoleConfig { path: console.clone(), capacity_bytes: 64 * 1024 },
             control_socket: control_socket.clone(),
