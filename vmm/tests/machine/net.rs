@@ -23,6 +23,8 @@ const MIB: usize = 1 << 20;
 const ECHO_PORT: u16 = 7;
 /// What comes to it at the host is thrown away, and zeroes come back without end.
 const LOAD_PORT: u16 = 9;
+/// Another than any card has by itself.
+const MTU: &str = "1400";
 const ECHO: &str = "nc -ll -p 7 -e cat";
 
 /// A TAP of the host and a network of its own on it; it stays, as the host does not.
@@ -36,7 +38,7 @@ impl Tap {
         for command in [
             &["tunctl", "-t", &name][..],
             &["ip", "address", "add", &address, "dev", &name],
-            &["ip", "link", "set", &name, "up"],
+            &["ip", "link", "set", &name, "mtu", MTU, "up"],
         ] {
             let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
             assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -83,7 +85,7 @@ impl Tap {
     /// What the guest sends back of these bytes.
     fn echo(&self, bytes: &[u8]) -> Vec<u8> {
         let connect = || TcpStream::connect((self.guest(), ECHO_PORT)).ok();
-        let stream = until(LIMIT, connect).expect("nobody listens in the guest");
+        let stream = until(LIMIT, connect).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
         let mut back = Vec::new();
@@ -129,7 +131,7 @@ fn a_guest_and_its_host_reach_each_other_and_no_byte_changes_on_the_way() {
         )));
         vmm.wait_for("reached");
         let console = vmm.console();
-        assert!(console.contains(&format!("card {} 1500 up", tap.card().mac)), "{console}");
+        assert!(console.contains(&format!("card {} {MTU} up", tap.card().mac)), "{console}");
         let bytes = pattern(8 * MIB);
         let (sent, frames) = (tap.sent("bytes"), tap.sent("packets"));
         assert!(tap.echo(&bytes) == bytes, "what came back is not what was sent");
