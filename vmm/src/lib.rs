@@ -31,5 +31,6 @@ pub mod rate_limit;
 pub mod resources;
 pub mod sandbox;
 pub mod socket;
+pub mod tap;
 pub mod threads;
 pub mod vcpu;

@@ -278,6 +278,7 @@ mod tests {
             huge_pages: false,
             disks: vec![],
             vsock: None,
+            network: None,
             rng: None,
             port: None,
             console: sublet_vmm_protocol::ConsoleConfig {

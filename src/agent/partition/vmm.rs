@@ -152,6 +152,7 @@ impl Driver {
             huge_pages: self.services.config.huge_pages,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
+            network: None,
             rng: Some(RngConfig::default()),
             port: None,
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },

@@ -1,10 +1,13 @@
 //! The machine that a VMM is asked to prepare.
 
+mod network;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::network::{MacAddress, NetworkConfig, ParseMacAddressError, TAP_NAME_MAX};
 use crate::{PROTOCOL_VERSION, console::HEADER_BYTES};
 
 /// Smallest memory a machine can have, in MiB.
@@ -53,6 +56,9 @@ pub struct MachineConfig {
     /// vsock card; none: the guest has no way to the host but the console.
     #[serde(default)]
     pub vsock: Option<VsockConfig>,
+    /// Network card; none: the guest has no network.
+    #[serde(default)]
+    pub network: Option<NetworkConfig>,
     /// Source of random bytes; none: the guest has only its CPU's.
     #[serde(default)]
     pub rng: Option<RngConfig>,
@@ -222,6 +228,10 @@ pub enum ConfigError {
     PortName(String),
     #[error("port.socket: must be another path than control_socket, {0:?}")]
     PortSocket(PathBuf),
+    #[error("network.tap: must be 1 to {TAP_NAME_MAX} characters of a-z, A-Z, 0-9, '-' and '_', is {0:?}")]
+    Tap(String),
+    #[error("network.mac: must be the address of one card, neither a group's nor all zeroes, is {0}")]
+    Mac(MacAddress),
     #[error("console.capacity_bytes: must be 4096 to 67108864, is {0}")]
     ConsoleCapacity(u64),
 }
@@ -283,6 +293,7 @@ impl MachineConfig {
         {
             return Err(ConfigError::GuestCid(vsock.guest_cid));
         }
+        self.network.as_ref().map_or(Ok(()), NetworkConfig::validate)?;
         validate_rate("rng.bytes", self.rng.map(|rng| rng.bytes))?;
         self.validate_port()?;
         if !(4096..=64 << 20).contains(&self.console.capacity_bytes) {

@@ -15,6 +15,7 @@ use sublet_vmm_protocol::{
 
 use crate::{
     devices::full_disk,
+    net::Tap,
     process::Process,
     vmm::{Image, MODULES, PROGRAM, Vmm, comes_true, disk, machine},
 };
@@ -31,7 +32,8 @@ fn whole_machine() -> MachineConfig {
     let vsock = Some(VsockConfig { guest_cid: GUEST_CID_MIN + config.user });
     let socket = format!("/run/{}.port", config.name).into();
     let port = Some(PortConfig { name: "port".into(), socket });
-    MachineConfig { disks, vsock, rng: Some(RngConfig::default()), port, ..config }
+    let network = Some(Tap::new().card());
+    MachineConfig { disks, vsock, network, rng: Some(RngConfig::default()), port, ..config }
 }
 
 /// Its guest runs until it is ended, and says so on its console again and again.
@@ -42,7 +44,7 @@ fn running(config: MachineConfig) -> Vmm {
 /// The same, where the guest does that before each time.
 fn running_with(config: MachineConfig, step: &str) -> Vmm {
     let mut vmm = Vmm::prepare(config);
-    let script = format!("{MODULES}; while true; do {step}; echo tick; usleep 200000; done");
+    let script = format!("{MODULES} virtio_net; while true; do {step}; echo tick; usleep 200000; done");
     vmm.boot(Image::Elf612.running(&script));
     vmm.wait_for("tick");
     vmm
@@ -121,7 +123,9 @@ fn a_machine_has_the_descriptors_that_it_needs_and_no_others() {
     assert!(matches!(state, MachineState::Running { .. }), "{state:?}");
     let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let mut expected = vec![
+        "/dev/net/tun".to_owned(),
         "/dev/null".to_owned(),
+        "/dev/vhost-net".to_owned(),
         "/dev/vhost-vsock".to_owned(),
         path(&vmm.config.disks[0].path),
         path(&vmm.config.console.path),

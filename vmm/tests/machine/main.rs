@@ -5,6 +5,7 @@
 mod devices;
 mod jail;
 mod memory;
+mod net;
 mod ports;
 mod process;
 mod vmm;

@@ -61,6 +61,7 @@ pub(crate) fn machine(vcpus: u32) -> MachineConfig {
         huge_pages: false,
         disks: vec![],
         vsock: None,
+        network: None,
         rng: None,
         port: None,
         console: ConsoleConfig { path: path("console"), capacity_bytes: 256 * 1024 },

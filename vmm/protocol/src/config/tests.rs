@@ -11,6 +11,7 @@ fn machine() -> MachineConfig {
         huge_pages: false,
         disks: vec![disk("/a"), disk("/b")],
         vsock: Some(VsockConfig { guest_cid: GUEST_CID_MIN }),
+        network: Some(NetworkConfig { tap: "sublet-1_a".into(), mac: MacAddress([2, 0, 0, 0, 0, 1]) }),
         rng: Some(RngConfig::default()),
         port: None,
         console: ConsoleConfig { path: "/console".into(), capacity_bytes: 65536 },
@@ -44,7 +45,7 @@ fn what_may_be_left_out_can_be_left_out() {
     let config: MachineConfig = serde_json::from_str(text).unwrap();
     assert_eq!(config.validate(), Ok(()));
     assert_eq!((config.disks.len(), config.vsock, config.service_host_cpus.len()), (0, None, 0));
-    assert_eq!(config.rng, None);
+    assert_eq!((config.rng, config.network), (None, None));
     let disk: DiskConfig = serde_json::from_str(r#"{"path":"/a"}"#).unwrap();
     assert_eq!(disk, DiskConfig::new("/a"));
     assert_eq!(serde_json::from_str::<RngConfig>("{}").unwrap(), RngConfig::default());
@@ -146,6 +147,23 @@ fn context_ids_that_mean_somebody_else_are_refused() {
             wrong(|config| config.vsock = Some(VsockConfig { guest_cid })),
             ConfigError::GuestCid(guest_cid)
         );
+    }
+}
+
+#[test]
+fn a_card_has_a_tap_that_can_be_one_and_an_address_of_its_own() {
+    let network = |config: &mut MachineConfig| config.network.take().unwrap();
+    for tap in ["", "../../etc", "tap 1", "tap%d", "a.b", "sixteen-letters1"] {
+        let named = |config: &mut MachineConfig| {
+            config.network = Some(NetworkConfig { tap: tap.into(), ..network(config) });
+        };
+        assert_eq!(wrong(named), ConfigError::Tap(tap.into()));
+    }
+    for mac in [[0; 6], [1, 0, 0, 0, 0, 1], [0xff; 6]].map(MacAddress) {
+        let addressed = |config: &mut MachineConfig| {
+            config.network = Some(NetworkConfig { mac, ..network(config) });
+        };
+        assert_eq!(wrong(addressed), ConfigError::Mac(mac));
     }
 }
 

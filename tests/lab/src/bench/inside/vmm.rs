@@ -38,6 +38,7 @@ impl Machine {
             huge_pages: false,
             disks: vec![],
             vsock: None,
+            network: None,
             rng: None,
             port: None,
             console: ConsoleConfig { path: console.clone(), capacity_bytes: 64 * 1024 },
