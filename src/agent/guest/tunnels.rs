@@ -35,6 +35,8 @@ pub enum TunnelError {
         PATIENCE.as_secs()
     )]
     GuestSilent,
+    #[error("the guest has ended")]
+    GuestEnded,
     #[error("nobody listens at port {0} of the guest's loopback (127.0.0.1 and ::1)")]
     PortClosed(u16),
     #[error("whoever listens at port {0} of the guest does not take connections")]
@@ -141,6 +143,14 @@ impl Tunnels {
     /// The guest's runner does not know what a tunnel is.
     pub(super) fn unsupported(&self, id: TunnelId) {
         self.answer(id, |_| Err(TunnelError::Unsupported));
+    }
+
+    /// The guest is gone, and all that was asked of it.
+    pub fn forget(&self) {
+        for (_, Waiting { answer, .. }) in self.waiting().drain() {
+            // Whoever asked may have gone.
+            let _ = answer.send(Err(TunnelError::GuestEnded));
+        }
     }
 
     fn answer(&self, id: TunnelId, with: impl FnOnce(u16) -> Result<Frames, TunnelError>) {
@@ -265,6 +275,16 @@ pub(crate) mod tests {
         tunnels.dialled(id, Frames::new(tokio::io::duplex(1).0));
         assert_eq!(tunnels.next(), None);
         assert_eq!(tunnels.slots.available_permits(), TUNNELS_LIMIT);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_of_a_guest_is_not_asked_of_the_next() {
+        let tunnels = Arc::new(Tunnels::default());
+        let asked = wish(&tunnels, 22);
+        tunnels.wanted().await;
+        tunnels.forget();
+        assert_eq!(error(asked).await, TunnelError::GuestEnded);
+        assert_eq!(tunnels.next(), None);
     }
 
     #[tokio::test]

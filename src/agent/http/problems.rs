@@ -59,6 +59,7 @@ impl From<&TunnelError> for Code {
     fn from(error: &TunnelError) -> Self {
         match error {
             TunnelError::TooMany => Self::TooManyRequests,
+            TunnelError::GuestEnded => Self::GuestNotRunning,
             TunnelError::GuestSilent => Self::GuestSilent,
             TunnelError::PortClosed(_) => Self::GuestPortClosed,
             TunnelError::PortSilent(_) | TunnelError::Failed => Self::TunnelFailed,

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use super::{Agent, auth::Borrowed};
 use crate::{
     agent::{
-        guest::tunnels::Tunnel,
+        guest::tunnels::{Tunnel, TunnelError},
         partition::{admission, error::PartitionError, table::PartitionRow},
     },
     api::{
@@ -56,6 +56,10 @@ pub(super) async fn tunnel(
     }
     let cid = running(&row).ok_or(PartitionError::NoGuestForTunnel)?;
     let tunnel = borrowed.handle.tunnels.open(port).await.map_err(PartitionError::from)?;
+    // Another guest may run by now, perhaps another borrower's.
+    if running(&borrowed.handle.row()) != Some(cid) {
+        return Err(PartitionError::from(TunnelError::GuestEnded).into());
+    }
     tokio::spawn(carry(agent, borrowed, cid, tunnel, client));
     Ok(switching())
 }

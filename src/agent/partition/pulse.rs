@@ -68,15 +68,19 @@ impl Guests {
 }
 
 impl Driver {
-    /// Listens to the guest that runs, and to no other.
+    /// Listens to the guest that runs, and to no other. What was asked of another is not asked of this one.
     pub(super) fn follow_pulse(&mut self) {
         let running =
             self.row.machine.built.as_ref().and_then(|built| Some((built.cid, built.boot.as_ref()?)));
         let Some((cid, boot)) = running else {
-            self.pulse = None;
+            if self.pulse.take().is_some() {
+                self.tunnels.forget();
+            }
             return;
         };
         if self.pulse.as_ref().is_none_or(|pulse| pulse.cid != cid) {
+            self.jobs.signals().was_heard();
+            self.tunnels.forget();
             let now = Instant::now();
             self.pulse = Some(Pulse::new(cid, boot.greeted, &self.services.config.guests, now));
         }
@@ -84,12 +88,14 @@ impl Driver {
 
     /// A step is over.
     pub(super) async fn feel_pulse(&mut self) {
-        let heard = self.jobs.signals().was_heard() || self.has_runner_without_beats();
+        let Some(boot) = self.row.machine.boot().cloned() else { return };
+        let said_something = self.jobs.signals().was_heard() || self.has_runner_without_beats();
+        let heard = boot.greeted && said_something;
         let silence = self.pulse.as_mut().and_then(|pulse| pulse.step(heard, Instant::now()));
         if heard {
             return self.revived().await;
         }
-        let Some((silence, boot)) = silence.zip(self.row.machine.boot()) else { return };
+        let Some(silence) = silence else { return };
         let how = if boot.greeted { HungHow::NotHeard } else { HungHow::NotCalled };
         let silence = SignedDuration::try_from(silence).unwrap_or(SignedDuration::MAX);
         let now = self.services.clock.now();
@@ -100,20 +106,20 @@ impl Driver {
 
     /// The guest is heard, again or for the first time.
     pub(super) async fn revived(&mut self) {
+        let Some(boot) = self.row.machine.boot().filter(|boot| boot.greeted) else { return };
         if let Some(pulse) = &mut self.pulse {
             pulse.heard();
         }
-        if let Some(Boot { hung: Some(GuestHung { since, .. }), .. }) = self.row.machine.boot() {
+        if let Some(GuestHung { since, .. }) = boot.hung {
             tracing::info!(partition = %self.row.id, %since, "the guest that was not heard is heard again");
             self.note_hung(None).await;
         }
     }
 
     async fn note_hung(&mut self, hung: Option<GuestHung>) {
-        let Some(Built { boot: Some(boot), .. }) = self.row.machine.built.clone() else { return };
-        let built = self.row.machine.built.clone();
-        let noted = built.map(|built| Built { boot: Some(Boot { hung, ..boot }), ..built });
-        if let Err(error) = self.build(noted).await {
+        let Some(built) = self.row.machine.built.clone() else { return };
+        let boot = built.boot.clone().map(|boot| Boot { hung, ..boot });
+        if let Err(error) = self.build(Some(Built { boot, ..built })).await {
             self.complain("it could not be stored whether the guest is heard", &error);
         }
         // Whoever follows a job is told.
