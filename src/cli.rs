@@ -13,6 +13,8 @@ mod progress;
 mod rent;
 mod report;
 mod search;
+mod ssh;
+mod tunnel;
 
 pub use error::CliError;
 
@@ -45,6 +47,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Logs { lease, job } => job::logs(&context, lease.lease, job).await,
         Command::Cancel { lease, job } => job::cancel(&context, lease.lease, job).await,
         Command::Console { lease } => job::console(&context, lease.lease).await,
+        Command::Tunnel(tunnel) => tunnel::tunnel(&context, &tunnel).await,
+        Command::Ssh(ssh) => ssh::ssh(&context, &ssh),
         Command::Stop { lease } => job::stop(&context, lease.lease).await,
         Command::Return { lease } => borrow::give_back(&context, lease.lease).await,
         Command::Rent(rent) => rent::rent(&context, &rent).await,

@@ -5,7 +5,7 @@ mod events;
 mod http;
 mod registry;
 
-pub use agent::AgentClient;
+pub use agent::{AgentClient, Tunnel};
 pub use events::{LogEvent, LogEvents};
 pub use http::ClientError;
 pub use registry::{LeaseRequestId, RegistryClient};

@@ -18,8 +18,8 @@ done
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
-# libFuzzer is C++.
-bash tests/lab/packages.sh g++
+# libFuzzer is C++. An SSH server for guests, and what logs in to it.
+bash tests/lab/packages.sh g++ dropbear-bin openssh-client
 
 step "formatting"
 cargo fmt --all --check

@@ -3,6 +3,7 @@
 use std::{
     env, fs, io,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +24,8 @@ const SOCKET_PATH_MAX: usize = 107;
 /// What the agent appends to the state directory for a partition's control socket.
 const SOCKET_NAME_LENGTH: usize = "/run/00000000-0000-0000-0000-000000000000.sock".len();
 const STATE_DIRECTORY_MAX: usize = SOCKET_PATH_MAX - SOCKET_NAME_LENGTH;
+/// How long a guest can be waited for.
+const PATIENCE_SECONDS: RangeInclusive<u64> = 3..=86_400;
 
 /// What the owner decides about the host.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +46,8 @@ pub struct Config {
     /// Port at which guests dial the host.
     #[serde(default = "default_vsock_port")]
     pub vsock_port: u32,
+    #[serde(default)]
+    pub guests: Guests,
     /// None: the host lends directly only [0165].
     #[serde(default)]
     pub registry: Option<RegistryConfig>,
@@ -63,6 +68,33 @@ pub struct RegistryConfig {
     /// Holds the lender's enrolment token; needed until the host is enrolled.
     #[serde(default)]
     pub enrolment_token_file: Option<PathBuf>,
+}
+
+/// When a guest that is not heard is reported as hanging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guests {
+    /// Nothing was heard of its job runner for so long.
+    pub silent_after_seconds: u64,
+    /// Its job runner has not called so long after its boot.
+    pub call_within_seconds: u64,
+}
+
+impl Default for Guests {
+    fn default() -> Self {
+        Self { silent_after_seconds: 30, call_within_seconds: 120 }
+    }
+}
+
+impl Guests {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let fields = [
+            ("guests.silent_after_seconds", self.silent_after_seconds),
+            ("guests.call_within_seconds", self.call_within_seconds),
+        ];
+        let wrong = fields.into_iter().find(|(_, value)| !PATIENCE_SECONDS.contains(value));
+        wrong.map_or(Ok(()), |(field, value)| Err(ConfigError::Patience { field, value }))
+    }
 }
 
 /// The host's price list: what a partition costs where its owner states no price.
@@ -95,6 +127,12 @@ pub enum ConfigError {
     StateDirectoryTooLong(PathBuf),
     #[error("reserve.cpus: must be at least 1, for the owner's system and the host's interrupts")]
     NoReservedCpu,
+    #[error(
+        "{field}: must be {} to {}, is {value}",
+        PATIENCE_SECONDS.start(),
+        PATIENCE_SECONDS.end()
+    )]
+    Patience { field: &'static str, value: u64 },
     #[error(transparent)]
     Users(#[from] BadUsers),
     #[error("{field}: must be at most {PRICE_MAX_MICROS}, is {value}")]
@@ -137,6 +175,7 @@ impl Config {
         if self.reserve.cpus == 0 {
             return Err(ConfigError::NoReservedCpu);
         }
+        self.guests.validate()?;
         self.users.validate()?;
         self.prices.validate()
     }
@@ -218,6 +257,7 @@ mod tests {
         assert_eq!(config.owner_token_file(), Path::new("/var/lib/sublet/owner.token"));
         assert_eq!(config.vmm().unwrap().file_name().unwrap(), "sublet-vmm");
         assert_eq!(config.users, Users { first: 1_879_048_192, count: 4096 });
+        assert_eq!(config.guests, Guests { silent_after_seconds: 30, call_within_seconds: 120 });
         assert!(config.registry.is_none());
     }
 
@@ -230,6 +270,11 @@ mod tests {
             ("http://127.0.0.1:7180", "127.0.0.1:7180", "advertise"),
             ("\"/var/lib/sublet\"", "\"state\"", "absolute path, is \"state\""),
             ("[prices]", "[users]\nfirst = 0\ncount = 9\n[prices]", "users: must be within 1000 to"),
+            (
+                "[prices]",
+                "[guests]\nsilent_after_seconds = 0\n[prices]",
+                "silent_after_seconds: must be 3 to 86400",
+            ),
             ("= 20000", "= 20000000000000", "is 20000000000000"),
         ] {
             let refusal = refusal(from, to);

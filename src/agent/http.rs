@@ -8,6 +8,7 @@ mod metrics;
 mod owner;
 mod problems;
 mod streams;
+mod tunnel;
 mod view;
 
 use std::sync::Arc;
@@ -84,6 +85,7 @@ fn routes() -> OpenApiRouter<Arc<Agent>> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(streams::logs))
         .routes(routes!(streams::console))
+        .routes(routes!(tunnel::tunnel))
         .routes(routes!(openapi))
         .routes(routes!(metrics_text))
         .routes(routes!(healthz))

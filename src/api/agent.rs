@@ -13,6 +13,9 @@ use crate::domain::{
     terms::{Epoch, Terms, TermsVersion},
 };
 
+/// What an HTTP connection is upgraded to by `GET /v1/partitions/{id}/tunnel/{port}`.
+pub const TUNNEL_PROTOCOL: &str = "sublet-tunnel";
+
 /// `GET /v1/host`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -87,6 +90,9 @@ pub struct PartitionView {
     /// Only where the asker owns the host or holds the lease's key.
     pub lease: Option<LeaseView>,
     pub guest: GuestState,
+    /// The guest is not heard: perhaps it hangs. It is not ended, and a job in it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_hung: Option<GuestHung>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +132,32 @@ pub enum GuestState {
     Off {
         how: GuestEnd,
     },
+}
+
+/// Since when a guest is not heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct GuestHung {
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub since: Timestamp,
+    pub how: HungHow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum HungHow {
+    /// Its job runner has not called since it was booted.
+    NotCalled,
+    /// Its job runner called and has not been heard since.
+    NotHeard,
+}
+
+/// Data of an event `guest` of `GET …/jobs/{job}/logs`: the guest is not heard, or (none) is heard again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct GuestSilence {
+    pub guest_hung: Option<GuestHung>,
 }
 
 /// How a guest ended.

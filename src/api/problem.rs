@@ -47,6 +47,7 @@ codes! {
     NotFound 404 "There is no such thing",
     MethodNotAllowed 405 "This method is not served here",
     PayloadTooLarge 413 "The request is too large",
+    UpgradeRequired 426 "The connection has to be upgraded",
     UnsupportedMediaType 415 "The body must be application/json",
     InvalidRequest 422 "A value is out of its bounds",
     TooManyRequests 429 "Too much is asked at once",
@@ -66,6 +67,10 @@ codes! {
     OtherImageRunning 409 "Another OS image is running in the partition",
     GuestNotRunning 409 "No guest is running in the partition",
     GuestFailed 502 "The guest could not be started",
+    GuestSilent 504 "The guest does not answer",
+    GuestPortClosed 502 "Nobody listens at this port of the guest",
+    TunnelFailed 502 "The guest could not connect to this port of its own",
+    TunnelsUnsupported 501 "The guest's job runner knows no tunnels",
     NoRegistry 409 "This host belongs to no registry",
 
     // Lending keys, each way in which one fails.

@@ -1,6 +1,11 @@
 //! What can be typed.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
@@ -84,6 +89,10 @@ pub enum Command {
         #[command(flatten)]
         lease: LeaseChoice,
     },
+    /// Reach TCP ports of the guest from here
+    Tunnel(TunnelArguments),
+    /// Log in to the guest, or run a command in it, with this machine's own ssh
+    Ssh(SshArguments),
     /// Stop the guest; the lease goes on
     Stop {
         #[command(flatten)]
@@ -240,6 +249,63 @@ pub struct RunArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct TunnelArguments {
+    #[command(flatten)]
+    pub lease: LeaseChoice,
+    /// Ports: here, and in the guest. 127.0.0.1:8022:22 is the same as 8022:22; 0:22 takes a port that is free
+    #[arg(value_name = "[BIND:]LOCAL:GUEST", required_unless_present = "stdio")]
+    pub forwards: Vec<Forward>,
+    /// One connection to this port, over standard input and output
+    #[arg(long, value_name = "PORT", conflicts_with = "forwards", value_parser = clap::value_parser!(u16).range(1..))]
+    pub stdio: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub struct SshArguments {
+    #[command(flatten)]
+    pub lease: LeaseChoice,
+    /// Whom to log in as
+    #[arg(long, default_value = "root")]
+    pub user: String,
+    /// Port of the guest's SSH server
+    #[arg(long, default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// What ssh is to be given after the destination: options, a command
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
+/// What is forwarded where: `[BIND:]LOCAL:GUEST`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// Where to listen.
+    pub local: SocketAddr,
+    /// Port of the guest.
+    pub guest: u16,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.rsplitn(3, ':');
+        let (guest, local, bind) = (parts.next(), parts.next(), parts.next());
+        let guest = guest.and_then(|port| port.parse().ok()).filter(|port| *port > 0);
+        let local = local.and_then(|port| port.parse().ok());
+        let (Some(local), Some(guest)) = (local, guest) else {
+            return Err("write it as LOCAL:GUEST, two ports, for example 8022:22".to_owned());
+        };
+        let bind = match bind {
+            None => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            Some(address) => address.trim_start_matches('[').trim_end_matches(']').parse(),
+        };
+        let bind =
+            bind.map_err(|_| "before the ports comes an IP address, for example 127.0.0.1 or [::1]")?;
+        Ok(Self { local: SocketAddr::new(bind, local), guest })
+    }
+}
+
+#[derive(Debug, Args)]
 pub struct RentArguments {
     #[command(flatten)]
     pub conditions: ConditionArguments,
@@ -380,6 +446,21 @@ mod tests {
         assert_eq!("2GiB".parse::<Size>().unwrap().mib, 2048);
         for wrong in ["", "MiB", "1.5GiB", "-1", "3KB", "99999999999999999999", "18446744073709551615TiB"] {
             assert!(wrong.parse::<Size>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_forward_listens_on_loopback_unless_it_says_otherwise() {
+        let forward =
+            |text: &str| text.parse::<Forward>().map(|forward| (forward.local.to_string(), forward.guest));
+        assert_eq!(forward("8022:22").unwrap(), ("127.0.0.1:8022".to_owned(), 22));
+        assert_eq!(forward("0:22").unwrap(), ("127.0.0.1:0".to_owned(), 22));
+        assert_eq!(forward("0.0.0.0:8080:80").unwrap(), ("0.0.0.0:8080".to_owned(), 80));
+        assert_eq!(forward("[::1]:8080:80").unwrap(), ("[::1]:8080".to_owned(), 80));
+        for wrong in
+            ["", "22", ":", "8022:", "8022:0", "8022:65536", "-1:22", "host:8022:22", "a:b", "1.2.3:1:2"]
+        {
+            assert!(forward(wrong).is_err(), "{wrong:?}");
         }
     }
 

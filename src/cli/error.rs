@@ -1,6 +1,6 @@
 //! What can go wrong with a command, as a person reads it.
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
@@ -36,6 +36,21 @@ pub enum CliError {
     Signal(#[source] io::Error),
     #[error("interrupted")]
     Interrupted,
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] io::Error),
+    #[error("cannot take a connection on {0}")]
+    Accept(SocketAddr, #[source] io::Error),
+    #[error("the tunnel broke")]
+    Tunnel(#[source] io::Error),
+    #[error(
+        "there is no ssh on this machine: install it (Debian: openssh-client), or reach the guest's SSH server with another \
+         client through `sublet tunnel 8022:22`"
+    )]
+    NoSsh,
+    #[error("cannot start ssh")]
+    Ssh(#[source] io::Error),
+    #[error("cannot tell which program this is, which ssh is to start")]
+    OwnPath(#[source] io::Error),
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("cannot print as JSON")]

@@ -19,7 +19,7 @@ use super::{
     report::{Report, line, table},
 };
 use crate::{
-    api::agent::{JobEnd, JobState, JobView, Jobs, PartitionView, RunJob},
+    api::agent::{GuestHung, JobEnd, JobState, JobView, Jobs, PartitionView, RunJob},
     client::{AgentClient, ClientError, LogEvent},
     domain::id::{JobId, LeaseId},
 };
@@ -158,7 +158,19 @@ fn show(context: &Context, event: &LogEvent) -> Result<(), CliError> {
             out.write_all(bytes).and_then(|()| out.flush()).map_err(CliError::Output)
         }
         LogEvent::Stderr { bytes, .. } => stderr().lock().write_all(bytes).map_err(CliError::Output),
+        LogEvent::Guest(hung) => {
+            writeln!(stderr().lock(), "sublet: {}", silence(hung.as_ref())).map_err(CliError::Output)
+        }
         LogEvent::End(_) => Ok(()),
+    }
+}
+
+fn silence(hung: Option<&GuestHung>) -> String {
+    match hung {
+        Some(hung) => {
+            format!("the guest is not heard since {}: it may hang; `sublet stop` ends it", hung.since)
+        }
+        None => "the guest is heard again".to_owned(),
     }
 }
 
@@ -171,6 +183,7 @@ fn as_json(event: &LogEvent) -> serde_json::Value {
         LogEvent::Stdout { offset, bytes } => chunk("stdout", *offset, bytes),
         LogEvent::Stderr { offset, bytes } => chunk("stderr", *offset, bytes),
         LogEvent::Console { offset, bytes } => chunk("console", *offset, bytes),
+        LogEvent::Guest(hung) => json!({ "event": "guest", "guest_hung": hung }),
         LogEvent::End(job) => json!({ "event": "end", "job": job }),
     }
 }

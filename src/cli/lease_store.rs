@@ -50,6 +50,8 @@ impl From<LeaseGranted> for KeptLease {
 
 pub(super) struct LeaseStore {
     directory: PathBuf,
+    /// The host keys of guests' SSH servers, a file a lease: another lease's guest is another machine.
+    known_hosts: PathBuf,
 }
 
 impl LeaseStore {
@@ -58,7 +60,8 @@ impl LeaseStore {
             Some(directory) => directory.to_owned(),
             None => default_directory().ok_or(CliError::NoStateDirectory)?,
         };
-        Ok(Self { directory: state.join("leases") })
+        let state = std::path::absolute(&state).map_err(|source| CliError::File { path: state, source })?;
+        Ok(Self { directory: state.join("leases"), known_hosts: state.join("known_hosts") })
     }
 
     /// Keeps a lease; on the disk when this returns.
@@ -79,11 +82,20 @@ impl LeaseStore {
     }
 
     pub(super) fn forget(&self, lease: LeaseId) -> Result<(), CliError> {
-        let path = self.path(lease);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(CliError::File { path, source }),
-            _ => Ok(()),
-        }
+        remove(self.known_hosts.join(lease.to_string()))?;
+        remove(self.path(lease))
+    }
+
+    /// Where ssh keeps the host keys of this lease's guests.
+    pub(super) fn known_hosts(&self, lease: LeaseId) -> Result<PathBuf, CliError> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.known_hosts);
+        made.map_err(|source| CliError::File { path: self.known_hosts.clone(), source })?;
+        Ok(self.known_hosts.join(lease.to_string()))
+    }
+
+    /// The folder that holds all of this.
+    pub(super) fn state_directory(&self) -> &Path {
+        self.directory.parent().unwrap_or(&self.directory)
     }
 
     /// All leases, oldest first (their ids grow with time).
@@ -118,6 +130,13 @@ impl LeaseStore {
 
     fn path(&self, lease: LeaseId) -> PathBuf {
         self.directory.join(format!("{lease}.json"))
+    }
+}
+
+fn remove(path: PathBuf) -> Result<(), CliError> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(CliError::File { path, source }),
+        _ => Ok(()),
     }
 }
 

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     api::agent::{
-        Capacity, CarvePartition, ChangePartition, GuestState, HostView, IssueKey, KeyIssued, PartitionState,
-        PartitionView, Partitions,
+        Capacity, CarvePartition, ChangePartition, GuestState, HostView, HungHow, IssueKey, KeyIssued,
+        PartitionState, PartitionView, Partitions,
     },
     client::AgentClient,
     domain::{id::PartitionId, money::Price, resources::Allocation},
@@ -132,7 +132,7 @@ impl Report for PartitionView {
             allocation(&self.terms.allocation),
             cpus.join(", "),
             price(&self.terms.price),
-            guest(&self.guest),
+            guest(self),
         )
     }
 }
@@ -148,7 +148,7 @@ impl Report for Partitions {
                 size(terms.allocation.memory_mib),
                 size(terms.allocation.disk_mib),
                 price(&terms.price),
-                guest(&partition.guest),
+                guest(partition),
             ]
         });
         table(["PARTITION", "STATE", "CPUS", "MEMORY", "DISK", "PRICE", "GUEST"], rows)
@@ -179,7 +179,23 @@ fn state(state: PartitionState) -> &'static str {
     }
 }
 
-fn guest(guest: &GuestState) -> String {
+fn guest(partition: &PartitionView) -> String {
+    match &partition.guest_hung {
+        Some(hung) => {
+            format!("{}, {} since {}", guest_state(&partition.guest), silence(hung.how), hung.since)
+        }
+        None => guest_state(&partition.guest),
+    }
+}
+
+fn silence(how: HungHow) -> &'static str {
+    match how {
+        HungHow::NotCalled => "its job runner has not called",
+        HungHow::NotHeard => "hangs: not heard",
+    }
+}
+
+fn guest_state(guest: &GuestState) -> String {
     match guest {
         GuestState::Absent => "absent".to_owned(),
         GuestState::Prepared => "prepared".to_owned(),
@@ -203,6 +219,6 @@ mod tests {
 
     #[test]
     fn a_guest_that_ended_says_how() {
-        assert_eq!(guest(&GuestState::Off { how: GuestEnd::TripleFault }), "off: triple fault");
+        assert_eq!(guest_state(&GuestState::Off { how: GuestEnd::TripleFault }), "off: triple fault");
     }
 }

@@ -12,12 +12,15 @@ use crate::{
     api::{
         agent::{
             BorrowPartition, CarvePartition, ChangePartition, HostView, IssueKey, JobView, Jobs, KeyIssued,
-            PartitionView, Partitions, RunJob,
+            PartitionView, Partitions, RunJob, TUNNEL_PROTOCOL,
         },
         secret::Secret,
     },
     domain::id::{JobId, PartitionId},
 };
+
+/// An open tunnel to a guest.
+pub type Tunnel = reqwest::Upgraded;
 
 /// A lender host's agent, as its owner or a borrower sees it: by its bearer.
 #[derive(Debug, Clone)]
@@ -119,6 +122,11 @@ impl AgentClient {
         last: Option<&str>,
     ) -> Result<LogEvents, ClientError> {
         LogEvents::open(&self.connection, &path(id, &format!("/jobs/{job}/logs")), last).await
+    }
+
+    /// A connection to a TCP port of the guest's loopback. Each direction ends by itself.
+    pub async fn tunnel(&self, id: PartitionId, port: u16) -> Result<Tunnel, ClientError> {
+        self.connection.upgrade(&path(id, &format!("/tunnel/{port}")), TUNNEL_PROTOCOL).await
     }
 
     /// The console's output, for as long as the partition has one.

@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 use reqwest::Method;
 
 use super::http::{ClientError, Connection};
-use crate::api::agent::{JobView, LogChunk};
+use crate::api::agent::{GuestHung, GuestSilence, JobView, LogChunk};
 
 /// What a stream of output brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum LogEvent {
         offset: u64,
         bytes: Bytes,
     },
+    /// The guest is not heard: perhaps it hangs. None: it is heard again.
+    Guest(Option<GuestHung>),
     /// The job's end, after its last output.
     End(Box<JobView>),
 }
@@ -83,6 +85,10 @@ impl LogEvents {
 fn read(event: &Event) -> Result<Option<LogEvent>, serde_json::Error> {
     if event.event == "end" {
         return serde_json::from_str(&event.data).map(|job| Some(LogEvent::End(Box::new(job))));
+    }
+    if event.event == "guest" {
+        return serde_json::from_str(&event.data)
+            .map(|silence: GuestSilence| Some(LogEvent::Guest(silence.guest_hung)));
     }
     if !["stdout", "stderr", "console"].contains(&event.event.as_str()) {
         return Ok(None);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use reqwest::{
-    Method, RequestBuilder, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, InvalidHeaderValue},
+    Method, RequestBuilder, Response, StatusCode, Upgraded,
+    header::{ACCEPT, CONNECTION, CONTENT_TYPE, InvalidHeaderValue, UPGRADE},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -34,6 +34,10 @@ pub enum ClientError {
     Unexplained { server: String, status: StatusCode },
     #[error("{server} answered with something else than was asked for")]
     Answer { server: String, source: reqwest::Error },
+    #[error("{server} did not turn the connection into a tunnel")]
+    Upgrade { server: String, source: reqwest::Error },
+    #[error("{server} has not answered for {} s", CALL_TIMEOUT.as_secs())]
+    Silent { server: String },
     #[error("{server} sent an event that cannot be read")]
     Event { server: String, source: serde_json::Error },
     #[error("{server} broke the stream of events")]
@@ -115,12 +119,27 @@ impl Connection {
 
     /// Sends, and turns every refusal into an error.
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request
+        let response = self.answer(request).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// Has the server turn the connection into one of `protocol`.
+    pub(super) async fn upgrade(&self, path: &str, protocol: &str) -> Result<Upgraded, ClientError> {
+        let request = self.request(Method::GET, path).header(CONNECTION, "Upgrade").header(UPGRADE, protocol);
+        let answered = tokio::time::timeout(CALL_TIMEOUT, self.answer(request)).await;
+        let response = answered.map_err(|_| ClientError::Silent { server: self.server() })??;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refusal(response).await);
+        }
+        response.upgrade().await.map_err(|source| ClientError::Upgrade { server: self.server(), source })
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        request
             .header(ACCEPT, "application/json, text/event-stream, application/problem+json")
             .send()
             .await
-            .map_err(|source| ClientError::Unreachable { server: self.server(), source })?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+            .map_err(|source| ClientError::Unreachable { server: self.server(), source })
     }
 
     async fn refusal(&self, response: Response) -> ClientError {

@@ -99,7 +99,12 @@ async fn a_stranger_cannot_tell_a_partition_from_none() {
 async fn the_owners_token_opens_no_lease() {
     let agent = Agent::start();
     let carved = agent.owner().carve(&carving(small())).await.unwrap().id;
-    for (method, rest) in [(Method::GET, "jobs"), (Method::POST, "return"), (Method::GET, "console")] {
+    for (method, rest) in [
+        (Method::GET, "jobs"),
+        (Method::POST, "return"),
+        (Method::GET, "console"),
+        (Method::GET, "tunnel/22"),
+    ] {
         let answer = send(&agent, method, &format!("/v1/partitions/{carved}/{rest}"), "{}").await;
         assert_problem(answer, 403, "forbidden").await;
     }

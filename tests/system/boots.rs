@@ -2,17 +2,16 @@
 
 use sublet::api::agent::JobEnd;
 
-use crate::world::{AN_HOUR, SMALL, World, shell, world};
+use crate::{
+    images::Images,
+    world::{AN_HOUR, SMALL, shell, world},
+};
 
-/// Adds two images to the host's: `second-time`, whose guest resets itself at the first boot of a lease and comes up
-/// at the next, and `never-up`, whose kernel finds no init.
-const ADD_IMAGES: &str = r#"
-images=/usr/share/sublet/images
-mkdir -p /tmp/images/second-time /tmp/images/never-up /tmp/second-time
-for image in second-time never-up; do
-    cp $images/debian-micro/vmlinux $images/debian-micro/initrd.img /tmp/images/$image
-done
-cat >/tmp/second-time/first <<'INIT'
+/// Two images: `second-time`, whose guest resets itself at the first boot of a lease and comes up at the next, and
+/// `never-up`, whose kernel finds no init.
+const TWO_IMAGES: &str = r#"
+copy second-time /first
+cat >/tmp/first <<'INIT'
 #!/bin/sh
 export PATH=/bin
 mount -t proc proc /proc
@@ -22,39 +21,15 @@ if [ "$(head -c 5 /dev/vda)" != again ]; then echo again >/dev/vda; sync; reboot
 umount /dev /proc
 exec /init
 INIT
-chmod 755 /tmp/second-time/first
-cd /tmp/second-time
-{ echo first | cpio -o -H newc; cat $images/debian-micro/initrd.img; } >/tmp/images/second-time/initrd.img
-change() {
-    sed -e "s|\"name\": *\"[^\"]*\"|\"name\": \"$1\"|" \
-        -e "s|\"command_line\": *\"|&rdinit=$2 |" $images/debian-micro/image.json >/tmp/images/$1/image.json
-}
-change second-time /first
-change never-up /nothing
-for image in debian-micro debian-micro-6.1; do
-    mkdir -p /tmp/images/$image
-    mount --bind $images/$image /tmp/images/$image
-done
-mount --rbind /tmp/images $images
+chmod 755 /tmp/first
+(cd /tmp; echo first | cpio -o -H newc) | add second-time
+copy never-up /nothing
 "#;
-
-const REMOVE_IMAGES: &str =
-    "umount -l /usr/share/sublet/images; umount /tmp/images/debian-micro*; rm -r /tmp/images";
-
-/// Takes the images away again, at the end of a test or at its failure.
-struct Images<'a>(&'a World);
-
-impl Drop for Images<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.lab_host.exec(["sh", "-c", REMOVE_IMAGES]);
-    }
-}
 
 #[test]
 fn a_guest_that_resets_before_its_runner_calls_is_booted_again_and_its_job_runs_once() {
     let world = world();
-    world.on_host(ADD_IMAGES);
-    let _images = Images(world);
+    let _images = Images::add(world, TWO_IMAGES);
     let offer = world.offer(SMALL);
     let loan = world.borrow(offer.id, AN_HOUR);
     assert_eq!(loan.run(shell("second-time", "echo up; head -n 1 /dev/vda")).success(), "up\nagain\n");

@@ -330,8 +330,8 @@ impl Loan {
         }
     }
 
-    /// Reads a job's output until `wanted` stands in it, and leaves it running.
-    pub(crate) async fn wait_for_output(&self, job: JobId, wanted: &str) {
+    /// Reads a job's output until `wanted` stands in it, and leaves it running; what it has said.
+    pub(crate) async fn wait_for_output(&self, job: JobId, wanted: &str) -> String {
         let mut seen = Finished::default();
         let mut events = self.agent.logs(self.partition(), job, None).await.unwrap();
         while !seen.stdout().contains(wanted) {
@@ -339,6 +339,7 @@ impl Loan {
             let ended = seen.take(event.unwrap().expect("the stream goes on"));
             assert!(!ended, "the job ended without saying {wanted:?}: {seen:?}");
         }
+        seen.stdout()
     }
 
     /// Ends the lease at the registry.
@@ -385,7 +386,7 @@ impl Finished {
         let (stream, offset, bytes) = match event {
             LogEvent::Stdout { offset, bytes } => (&mut self.stdout, offset, bytes),
             LogEvent::Stderr { offset, bytes } => (&mut self.stderr, offset, bytes),
-            LogEvent::Console { .. } => return false,
+            LogEvent::Console { .. } | LogEvent::Guest(_) => return false,
             LogEvent::End(job) => {
                 let JobState::Ended { end } = job.state else { panic!("an end that is none: {job:?}") };
                 self.end = Some(end);

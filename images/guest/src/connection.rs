@@ -13,6 +13,16 @@ use sublet_guest_protocol::{
 
 const READ_BYTES: usize = 64 * 1024;
 
+/// Whether a socket that was connecting is connected by now.
+pub(crate) fn is_established(socket: &OwnedFd) -> io::Result<bool> {
+    let mut watched = [PollFd::new(socket, PollFlags::OUT)];
+    if poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? == 0 {
+        return Ok(false);
+    }
+    socket_error(socket)??;
+    Ok(true)
+}
+
 pub(crate) struct Connection {
     socket: OwnedFd,
     /// Received, not yet a whole message; at most one frame and a read more.
@@ -30,12 +40,7 @@ impl Connection {
 
     /// Whether it is established by now.
     pub(crate) fn is_established(&self) -> io::Result<bool> {
-        let mut watched = [PollFd::new(&self.socket, PollFlags::OUT)];
-        if poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? == 0 {
-            return Ok(false);
-        }
-        socket_error(&self.socket)??;
-        Ok(true)
+        is_established(&self.socket)
     }
 
     /// The next whole message, if one has arrived.

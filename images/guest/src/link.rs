@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use rustix::event::PollFd;
-use sublet_guest_protocol::{FrameError, FromGuest, FromHost, JobProgress, PROTOCOL_VERSION, Resume};
+use sublet_guest_protocol::{
+    FrameError, FromGuest, FromHost, JobProgress, OLDEST_VERSION, PROTOCOL_VERSION, Resume, TunnelId,
+};
 use thiserror::Error;
 
 use crate::connection::Connection;
@@ -14,6 +16,8 @@ use crate::log::{in_full, say};
 
 /// How long the host may take to pick up and to welcome the runner.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// Most often that the host can have the runner beat.
+const BEAT_LEAST: Duration = Duration::from_millis(100);
 
 /// Reaches the host.
 pub trait Dial {
@@ -87,12 +91,21 @@ enum State {
     Away { until: Instant },
     Dialing { connection: Connection, until: Instant },
     Greeting { connection: Connection, until: Instant },
-    Open(Connection),
+    Open { connection: Connection, pulse: Option<Pulse> },
+}
+
+/// How long the runner may be silent, as the host has it, and when it was silent for so long.
+#[derive(Clone, Copy)]
+struct Pulse {
+    every: Duration,
+    due: Instant,
 }
 
 pub(crate) struct Link<D> {
     dial: D,
     nonce: String,
+    /// The version that the next greeting says.
+    version: u32,
     state: State,
     backoff: Backoff,
     wait: Duration,
@@ -103,7 +116,8 @@ pub(crate) struct Link<D> {
 impl<D: Dial> Link<D> {
     pub(crate) fn new(dial: D, nonce: String, backoff: Backoff) -> Self {
         let state = State::Away { until: Instant::now() };
-        Self { dial, nonce, state, backoff, wait: backoff.first, failing: false }
+        let (version, wait) = (PROTOCOL_VERSION, backoff.first);
+        Self { dial, nonce, version, state, backoff, wait, failing: false }
     }
 
     /// Takes the link towards being open, as far as it goes; what the runner knows of jobs is its greeting.
@@ -134,8 +148,7 @@ impl<D: Dial> Link<D> {
             State::Dialing { connection, .. } if connection.is_established().map_err(LinkError::Dial)? => {}
             _ => return Ok(()),
         }
-        let hello =
-            FromGuest::Hello { version: PROTOCOL_VERSION, nonce: self.nonce.clone(), jobs: progress() };
+        let hello = FromGuest::Hello { version: self.version, nonce: self.nonce.clone(), jobs: progress() };
         if let State::Dialing { mut connection, until } = self.leave(now) {
             connection.send(&hello)?;
             self.state = State::Greeting { connection, until };
@@ -152,14 +165,19 @@ impl<D: Dial> Link<D> {
                 self.become_open();
                 Ok(Some(resume))
             }
-            Some(FromHost::Refused { reason }) => Err(LinkError::Refused(reason)),
+            Some(FromHost::Refused { reason }) => {
+                // Perhaps it speaks an earlier version alone.
+                self.version =
+                    if self.version > OLDEST_VERSION { self.version - 1 } else { PROTOCOL_VERSION };
+                Err(LinkError::Refused(reason))
+            }
             Some(_) => Err(LinkError::Misbehaved("it gave orders before its welcome".into())),
         }
     }
 
     fn become_open(&mut self) {
         if let State::Greeting { connection, .. } = self.leave(Instant::now()) {
-            self.state = State::Open(connection);
+            self.state = State::Open { connection, pulse: None };
             self.wait = self.backoff.first;
             self.failing = false;
         }
@@ -168,7 +186,7 @@ impl<D: Dial> Link<D> {
     /// The next order, on an open link.
     pub(crate) fn receive(&mut self) -> Result<Option<FromHost>, LinkError> {
         match &mut self.state {
-            State::Open(connection) => Ok(connection.receive()?),
+            State::Open { connection, .. } => Ok(connection.receive()?),
             _ => Ok(None),
         }
     }
@@ -176,16 +194,44 @@ impl<D: Dial> Link<D> {
     /// Whether the link is open and everything said so far is on its way.
     pub(crate) fn is_ready(&mut self) -> Result<bool, LinkError> {
         match &mut self.state {
-            State::Open(connection) => Ok(connection.flush()?),
+            State::Open { connection, .. } => Ok(connection.flush()?),
             _ => Ok(false),
         }
     }
 
     pub(crate) fn send(&mut self, message: &FromGuest) -> Result<(), LinkError> {
         match &mut self.state {
-            State::Open(connection) => Ok(connection.send(message)?),
+            State::Open { connection, pulse } => {
+                connection.send(message)?;
+                *pulse = pulse.map(|pulse| Pulse { due: Instant::now() + pulse.every, ..pulse });
+                Ok(())
+            }
             _ => Ok(()),
         }
+    }
+
+    /// From now on the host wants to hear something this often.
+    pub(crate) fn beat_every(&mut self, every: Duration) {
+        if let State::Open { pulse, .. } = &mut self.state {
+            let every = every.max(BEAT_LEAST);
+            *pulse = Some(Pulse { every, due: Instant::now() + every });
+        }
+    }
+
+    /// Says that the runner lives, where it was silent for long. What is on its way says so too.
+    pub(crate) fn beat(&mut self, now: Instant) -> Result<(), LinkError> {
+        let State::Open { pulse: Some(pulse), .. } = &mut self.state else { return Ok(()) };
+        if now < pulse.due {
+            return Ok(());
+        }
+        pulse.due = now + pulse.every;
+        if self.is_ready()? { self.send(&FromGuest::Beat) } else { Ok(()) }
+    }
+
+    /// A connection of its own for a tunnel, perhaps still connecting, and what is to be said on it first.
+    pub(crate) fn dial_for(&mut self, tunnel: TunnelId) -> io::Result<(OwnedFd, FromGuest)> {
+        let greeting = FromGuest::Tunnel { nonce: self.nonce.clone(), tunnel };
+        Ok((self.dial.dial()?, greeting))
     }
 
     /// Ends the connection; it is dialled again after a while.
@@ -209,7 +255,9 @@ impl<D: Dial> Link<D> {
         match &self.state {
             State::Away { .. } => {}
             State::Dialing { connection, .. } => connection.watch(true, watched),
-            State::Greeting { connection, .. } | State::Open(connection) => connection.watch(false, watched),
+            State::Greeting { connection, .. } | State::Open { connection, .. } => {
+                connection.watch(false, watched);
+            }
         }
     }
 
@@ -218,7 +266,7 @@ impl<D: Dial> Link<D> {
             State::Away { until } | State::Dialing { until, .. } | State::Greeting { until, .. } => {
                 Some(*until)
             }
-            State::Open(_) => None,
+            State::Open { pulse, .. } => pulse.map(|pulse| pulse.due),
         }
     }
 }

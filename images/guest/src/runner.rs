@@ -1,6 +1,6 @@
 //! The loop: wait until something moves, listen to the host, look after the jobs, tell the host.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, Timespec, poll};
 use sublet_guest_protocol::FromHost;
@@ -9,16 +9,18 @@ use crate::cgroup::Cgroups;
 use crate::jobs::Jobs;
 use crate::link::{Backoff, Dial, Link, LinkError};
 use crate::output::BeyondEnd;
+use crate::tunnels::Tunnels;
 
 pub struct Runner<D> {
     link: Link<D>,
     jobs: Jobs,
+    tunnels: Tunnels,
 }
 
 impl<D: Dial> Runner<D> {
     /// `nonce` proves to the host whose boot this is; without `cgroups`, jobs are ended by process group.
     pub fn new(dial: D, nonce: String, backoff: Backoff, cgroups: Option<Cgroups>) -> Self {
-        Self { link: Link::new(dial, nonce, backoff), jobs: Jobs::new(cgroups) }
+        Self { link: Link::new(dial, nonce, backoff), jobs: Jobs::new(cgroups), tunnels: Tunnels::default() }
     }
 
     pub fn run(mut self) -> ! {
@@ -33,6 +35,7 @@ impl<D: Dial> Runner<D> {
         let now = Instant::now();
         self.hang_up_where_broken(Self::listen, now);
         self.jobs.advance(now);
+        self.tunnels.advance(now, |tunnel| self.link.dial_for(tunnel));
         self.hang_up_where_broken(Self::tell, now);
     }
 
@@ -51,7 +54,9 @@ impl<D: Dial> Runner<D> {
         let mut watched: Vec<PollFd<'_>> = Vec::new();
         self.link.watch(&mut watched);
         self.jobs.watch(&mut watched);
-        let deadline = [self.link.deadline(), self.jobs.deadline()].into_iter().flatten().min();
+        self.tunnels.watch(&mut watched);
+        let deadlines = [self.link.deadline(), self.jobs.deadline(), self.tunnels.deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
         let _ = poll(&mut watched, timeout.as_ref());
@@ -81,18 +86,27 @@ impl<D: Dial> Runner<D> {
                 self.jobs.forget(job);
                 Ok(())
             }
+            FromHost::OpenTunnel { tunnel, port } => {
+                self.tunnels.open(tunnel, port, Instant::now());
+                Ok(())
+            }
+            FromHost::Beat { every_ms } => {
+                self.link.beat_every(Duration::from_millis(every_ms.into()));
+                Ok(())
+            }
             FromHost::Refused { reason } => Err(LinkError::Refused(reason)),
             FromHost::Welcome { .. } => Err(LinkError::Misbehaved("it welcomed the runner twice".into())),
         }
     }
 
     /// One message at a time leaves, so that only what was not said yet takes up memory.
-    fn tell(&mut self, _now: Instant) -> Result<(), LinkError> {
+    fn tell(&mut self, now: Instant) -> Result<(), LinkError> {
         while self.link.is_ready()? {
-            let Some(message) = self.jobs.next_message() else { return Ok(()) };
+            let message = self.tunnels.next_message().or_else(|| self.jobs.next_message());
+            let Some(message) = message else { break };
             self.link.send(&message)?;
         }
-        Ok(())
+        self.link.beat(now)
     }
 }
 

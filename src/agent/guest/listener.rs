@@ -9,13 +9,18 @@ use std::{
 };
 
 use rustix::io::Errno;
-use sublet_guest_protocol::{FromGuest, FromHost, JobProgress, PROTOCOL_VERSION};
+use sublet_guest_protocol::{
+    FromGuest, FromHost, GREETING_LIMIT, JobProgress, OLDEST_VERSION, PROTOCOL_VERSION, TunnelId,
+};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 use tokio::time::timeout;
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
-use super::frames::{Duplex, Frames};
+use super::{
+    frames::{Duplex, Frames},
+    tunnels::OPENING_MAX,
+};
 use crate::agent::partition::{
     driver::Command,
     machine::Boot,
@@ -24,8 +29,8 @@ use crate::agent::partition::{
 
 /// How long a guest may take to greet.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
-/// Most connections of one guest that have not greeted yet.
-const UNGREETED_MAX: usize = 4;
+/// Most connections of one guest that have not greeted yet: those of its tunnels, and of its runner.
+const UNGREETED_MAX: usize = OPENING_MAX + 4;
 
 #[derive(Debug, Error)]
 #[error("cannot listen for guests on vsock port {port}")]
@@ -76,8 +81,10 @@ impl Calls {
             )
             .await;
             self.leave(cid);
-            if let Ok(Some((frames, known))) = greeted {
-                handle.tell(Command::Runner(frames, known));
+            match greeted {
+                Ok(Some(Call::Runner(runner))) => drop(handle.tell(Command::Runner(runner))),
+                Ok(Some(Call::Tunnel(id, frames))) => handle.tunnels.dialled(id, frames),
+                _ => {}
             }
         });
     }
@@ -104,24 +111,56 @@ impl Calls {
     }
 }
 
-/// The connection and the jobs that its runner knows, once it has proven itself. `boot` tells what runs in its partition
-/// when the greeting has come.
-async fn greeting(
-    mut frames: Frames,
-    boot: impl FnOnce() -> Option<Boot>,
-) -> Option<(Frames, Vec<JobProgress>)> {
-    let hello = frames.receive().await.ok()?;
-    let FromGuest::Hello { version, nonce, jobs } = hello else { return None };
-    let refusal = match boot() {
-        Some(boot) if !same(boot.nonce.reveal(), &nonce) => "the nonce is not that of this boot".to_owned(),
-        Some(_) if version == PROTOCOL_VERSION => return Some((frames, jobs)),
-        Some(_) => format!("this host speaks version {PROTOCOL_VERSION} of the protocol, not {version}"),
-        None => "this guest was not booted".to_owned(),
-    };
+/// Why a guest has dialled.
+enum Call {
+    Runner(Runner),
+    Tunnel(TunnelId, Frames),
+}
+
+/// A job runner that has proven itself.
+pub struct Runner {
+    pub frames: Frames,
+    /// The version of the protocol that it speaks.
+    pub version: u32,
+    pub known: Vec<JobProgress>,
+}
+
+/// Who calls, once it has proven itself. `boot` tells what runs in its partition when the greeting has come.
+async fn greeting(mut frames: Frames, boot: impl FnOnce() -> Option<Boot>) -> Option<Call> {
+    match frames.receive_within(GREETING_LIMIT).await.ok()? {
+        FromGuest::Hello { version, nonce, jobs } => {
+            let Err(reason) = admit(&nonce, version, boot()) else {
+                return Some(Call::Runner(Runner { frames, version, known: jobs }));
+            };
+            refuse(frames, reason).await;
+            None
+        }
+        FromGuest::Tunnel { nonce, tunnel } => {
+            let admitted = admit(&nonce, PROTOCOL_VERSION, boot()).is_ok();
+            admitted.then_some(Call::Tunnel(tunnel, frames))
+        }
+        _ => None,
+    }
+}
+
+fn admit(nonce: &str, version: u32, boot: Option<Boot>) -> Result<(), String> {
+    let spoken = OLDEST_VERSION..=PROTOCOL_VERSION;
+    match boot {
+        Some(boot) if !same(boot.nonce.reveal(), nonce) => {
+            Err("the nonce is not that of this boot".to_owned())
+        }
+        Some(_) if spoken.contains(&version) => Ok(()),
+        Some(_) => Err(format!(
+            "this host speaks versions {OLDEST_VERSION} to {PROTOCOL_VERSION} of the protocol, not {version}"
+        )),
+        None => Err("this guest was not booted".to_owned()),
+    }
+}
+
+async fn refuse(mut frames: Frames, refusal: String) {
     tracing::warn!(refusal, "a guest's job runner was refused");
     // It may have hung up already.
     let _ = frames.send(&FromHost::Refused { reason: refusal }).await;
-    None
 }
 
 /// Takes as long wherever two nonces differ.
@@ -131,13 +170,16 @@ fn same(ours: &str, theirs: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sublet_guest_protocol::JobId;
+
     use super::*;
     use crate::domain::secret::Secret;
 
     const NONCE: &str = "0123456789abcdef0123456789abcdef";
 
     fn boot() -> Option<Boot> {
-        Some(Boot { image: "debian-micro".to_owned(), nonce: Secret::new(NONCE), greeted: false, boots: 1 })
+        let image = "debian-micro".to_owned();
+        Some(Boot { image, nonce: Secret::new(NONCE), greeted: false, boots: 1, hung: None })
     }
 
     fn hello(version: u32, nonce: &str) -> FromGuest {
@@ -146,7 +188,7 @@ mod tests {
 
     /// Whether a guest that says this is let in, and what it hears where it is not.
     async fn greet(says: FromGuest, boot: Option<Boot>) -> (bool, Option<FromHost>) {
-        let (near, far) = tokio::io::duplex(4096);
+        let (near, far) = tokio::io::duplex(1 << 16);
         let mut guest = Frames::new(near);
         guest.send(&says).await.unwrap();
         let admitted = greeting(Frames::new(far), || boot).await.is_some();
@@ -155,7 +197,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_with_the_nonce_of_its_boot_is_let_in() {
-        assert_eq!(greet(hello(PROTOCOL_VERSION, NONCE), boot()).await, (true, None));
+        for version in OLDEST_VERSION..=PROTOCOL_VERSION {
+            assert_eq!(greet(hello(version, NONCE), boot()).await, (true, None));
+        }
+        let tunnel = FromGuest::Tunnel { nonce: NONCE.to_owned(), tunnel: TunnelId(7) };
+        assert_eq!(greet(tunnel, boot()).await, (true, None));
     }
 
     #[tokio::test]
@@ -165,6 +211,7 @@ mod tests {
             (hello(PROTOCOL_VERSION, &other), boot()),
             (hello(PROTOCOL_VERSION, ""), boot()),
             (hello(PROTOCOL_VERSION + 1, NONCE), boot()),
+            (hello(OLDEST_VERSION - 1, NONCE), boot()),
             (hello(PROTOCOL_VERSION, NONCE), None),
         ] {
             let (admitted, heard) = greet(says.clone(), boot).await;
@@ -174,7 +221,14 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_does_not_greet_is_hung_up_on() {
-        let says = FromGuest::Started { job: sublet_guest_protocol::JobId([0; 16]) };
-        assert_eq!(greet(says, boot()).await, (false, None));
+        let jobs = vec![JobProgress { job: JobId([0; 16]), stdout_from: 1, stderr_from: 1 }; 1000];
+        for (says, boot) in [
+            (FromGuest::Started { job: JobId([0; 16]) }, boot()),
+            (FromGuest::Tunnel { nonce: NONCE.replace('0', "1"), tunnel: TunnelId(7) }, boot()),
+            (FromGuest::Tunnel { nonce: NONCE.to_owned(), tunnel: TunnelId(7) }, None),
+            (FromGuest::Hello { version: PROTOCOL_VERSION, nonce: NONCE.to_owned(), jobs }, boot()),
+        ] {
+            assert_eq!(greet(says, boot).await, (false, None));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Guests: their VMM processes, and the jobs that they run.
+//! Guests: their VMM processes, the jobs that they run, and the tunnels into them.
 
 pub mod frames;
 pub mod jobs;
@@ -7,3 +7,4 @@ pub mod output;
 pub mod process;
 pub mod relay;
 pub mod signals;
+pub mod tunnels;

@@ -3,7 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sublet_guest_protocol::{self as protocol, FrameError, FromGuest, FromHost, JobProgress, Resume, Stream};
+use sublet_guest_protocol::{
+    self as protocol, FrameError, FromGuest, FromHost, JobProgress, OLDEST_VERSION, Resume, Stream,
+};
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinError, time::timeout};
 use uuid::Uuid;
@@ -11,7 +13,9 @@ use uuid::Uuid;
 use super::{
     frames::Frames,
     jobs::{Ending, Job, Jobs, Stage},
+    listener::Runner,
     output::{JobOutput, OutputError},
+    tunnels::Tunnels,
 };
 use crate::{
     agent::{host::clock::LeaseClock, partition::table::TableError},
@@ -40,7 +44,10 @@ pub enum RelayError {
 /// The host's end of one connection.
 pub struct Relay {
     frames: Frames,
+    version: u32,
+    known: Vec<JobProgress>,
     jobs: Jobs,
+    tunnels: Arc<Tunnels>,
     clock: Arc<LeaseClock>,
     current: Option<Current>,
 }
@@ -53,23 +60,27 @@ struct Current {
 }
 
 impl Relay {
-    pub fn new(frames: Frames, jobs: Jobs, clock: Arc<LeaseClock>) -> Self {
-        Self { frames, jobs, clock, current: None }
+    pub fn new(runner: Runner, jobs: Jobs, tunnels: Arc<Tunnels>, clock: Arc<LeaseClock>) -> Self {
+        let Runner { frames, version, known } = runner;
+        Self { frames, version, known, jobs, tunnels, clock, current: None }
     }
 
-    /// Serves the runner that has greeted with `known` until the connection breaks, or until the guest is `off` and
-    /// everything it had sent was taken.
+    /// Serves the runner until the connection breaks, or until the guest is `off` and everything it had sent was taken.
+    /// The runner is to let no longer pass than `beat_every` without saying anything.
     pub async fn run(
         mut self,
-        known: Vec<JobProgress>,
+        beat_every: Duration,
         mut off: watch::Receiver<bool>,
     ) -> Result<(), RelayError> {
-        self.welcome(&known).await?;
+        self.welcome().await?;
+        self.have_it_beat(beat_every).await?;
         self.give_work().await?;
+        self.ask_for_tunnels().await?;
         loop {
             tokio::select! {
                 message = self.frames.receive() => self.hear(message?).await?,
                 () = self.jobs.signals().work() => self.give_work().await?,
+                () = self.tunnels.wanted() => self.ask_for_tunnels().await?,
                 () = ended(&mut off) => return self.drain().await,
             }
         }
@@ -83,7 +94,8 @@ impl Relay {
     }
 
     /// Goes on where the connection before broke off.
-    async fn welcome(&mut self, known: &[JobProgress]) -> Result<(), RelayError> {
+    async fn welcome(&mut self) -> Result<(), RelayError> {
+        let known = std::mem::take(&mut self.known);
         let current = self.jobs.in_flight().await?;
         let progress = |job: &Job| known.iter().find(|known| known.job == wire_id(job.id));
         match current.as_ref().map(|job| (job, progress(job))) {
@@ -97,6 +109,30 @@ impl Relay {
         for stale in known.iter().filter(|known| current != Some(known.job)) {
             self.frames.send(&FromHost::Cancel { job: stale.job }).await?;
             self.frames.send(&FromHost::Forget { job: stale.job }).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the runner knows of tunnels and beats.
+    fn is_current(&self) -> bool {
+        self.version > OLDEST_VERSION
+    }
+
+    async fn have_it_beat(&mut self, every: Duration) -> Result<(), RelayError> {
+        if self.is_current() {
+            let every_ms = u32::try_from(every.as_millis()).unwrap_or(u32::MAX);
+            self.frames.send(&FromHost::Beat { every_ms }).await?;
+        }
+        Ok(())
+    }
+
+    async fn ask_for_tunnels(&mut self) -> Result<(), RelayError> {
+        while let Some((tunnel, port)) = self.tunnels.next() {
+            if self.is_current() {
+                self.frames.send(&FromHost::OpenTunnel { tunnel, port }).await?;
+            } else {
+                self.tunnels.unsupported(tunnel);
+            }
         }
         Ok(())
     }
@@ -152,8 +188,11 @@ impl Relay {
     }
 
     async fn hear(&mut self, message: FromGuest) -> Result<(), RelayError> {
+        self.jobs.signals().heard();
         match message {
-            FromGuest::Hello { .. } => Err(RelayError::Misbehaved("it greeted twice")),
+            FromGuest::Hello { .. } | FromGuest::Tunnel { .. } => {
+                Err(RelayError::Misbehaved("it greeted twice"))
+            }
             FromGuest::Started { job } if self.current_id() == Some(job) => {
                 Ok(self.jobs.started(host_id(job)).await?)
             }
@@ -161,7 +200,11 @@ impl Relay {
             FromGuest::Ended { job, end, stdout_bytes, stderr_bytes } => {
                 self.ended(job, end, (stdout_bytes, stderr_bytes)).await
             }
-            FromGuest::Started { .. } => Ok(()),
+            FromGuest::TunnelRefused { tunnel, why } => {
+                self.tunnels.refused(tunnel, why);
+                Ok(())
+            }
+            FromGuest::Started { .. } | FromGuest::Beat => Ok(()),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
     domain::{
         id::PartitionId,
         lending_key::{self, KeyClaims, KeyRefusal},
+        secret::Secret,
     },
 };
 
@@ -80,6 +81,7 @@ impl FromRequestParts<Arc<Agent>> for Owned {
 pub(super) struct Borrowed {
     pub(super) handle: Handle,
     pub(super) claims: KeyClaims,
+    pub(super) key: Secret,
 }
 
 impl FromRequestParts<Arc<Agent>> for Borrowed {
@@ -96,7 +98,7 @@ impl FromRequestParts<Arc<Agent>> for Borrowed {
         let claims = admission::read_key(&key, &identity.trusted_issuer(), identity.host(), id, now)?;
         let handle = find(agent, id)?;
         admission::compare(&claims, &handle.row().partition)?;
-        Ok(Self { handle, claims })
+        Ok(Self { handle, claims, key })
     }
 }
 

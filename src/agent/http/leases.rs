@@ -22,7 +22,7 @@ use crate::{
     ),
 )]
 pub(super) async fn borrow(
-    Borrowed { handle, claims }: Borrowed,
+    Borrowed { handle, claims, .. }: Borrowed,
     JsonBody(stated): JsonBody<BorrowPartition>,
 ) -> Result<Json<PartitionView>, Problem> {
     let row = handle.ask(|reply| Command::Borrow(claims.clone(), stated, reply)).await?;
@@ -38,7 +38,7 @@ pub(super) async fn borrow(
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn stop(Borrowed { handle, claims }: Borrowed) -> Result<Json<PartitionView>, Problem> {
+pub(super) async fn stop(Borrowed { handle, claims, .. }: Borrowed) -> Result<Json<PartitionView>, Problem> {
     let row = handle.ask(|reply| Command::Stop(claims.clone(), reply)).await?;
     Ok(Json(own_view(row, claims)))
 }
@@ -52,7 +52,9 @@ pub(super) async fn stop(Borrowed { handle, claims }: Borrowed) -> Result<Json<P
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn give_back(Borrowed { handle, claims }: Borrowed) -> Result<Json<PartitionView>, Problem> {
+pub(super) async fn give_back(
+    Borrowed { handle, claims, .. }: Borrowed,
+) -> Result<Json<PartitionView>, Problem> {
     let row = handle.ask(|reply| Command::Return(claims.clone(), reply)).await?;
     Ok(Json(own_view(row, claims)))
 }

@@ -10,6 +10,7 @@ pub(super) struct Metrics {
     pub(super) requests: RequestMetrics,
     partitions: IntGaugeVec,
     guests: IntGauge,
+    hung: IntGauge,
     undone: IntGauge,
     free_cpus: IntGauge,
     free_memory: IntGauge,
@@ -26,6 +27,7 @@ impl Metrics {
             requests: RequestMetrics::register(&registry)?,
             partitions: IntGaugeVec::new(partitions, &["state"])?,
             guests: IntGauge::new("sublet_guests_running", "Guests that run")?,
+            hung: IntGauge::new("sublet_guests_hung", "Guests that run and are not heard")?,
             undone: IntGauge::new(
                 "sublet_partitions_unsettled",
                 "Partitions with something still to be done",
@@ -36,8 +38,8 @@ impl Metrics {
             registry,
         };
         metrics.registry.register(Box::new(metrics.partitions.clone()))?;
-        let Self { guests, undone, free_cpus, free_memory, free_disk, .. } = &metrics;
-        for gauge in [guests, undone, free_cpus, free_memory, free_disk] {
+        let Self { guests, hung, undone, free_cpus, free_memory, free_disk, .. } = &metrics;
+        for gauge in [guests, hung, undone, free_cpus, free_memory, free_disk] {
             metrics.registry.register(Box::new(gauge.clone()))?;
         }
         Ok(metrics)
@@ -62,14 +64,16 @@ impl Agent {
         metrics.free_memory.set(gauge(free.memory_mib).saturating_mul(MIB));
         metrics.free_disk.set(gauge(free.disk_mib).saturating_mul(MIB));
         metrics.partitions.reset();
-        let (mut guests, mut undone) = (0, 0);
+        let (mut guests, mut hung, mut undone) = (0, 0, 0);
         for row in self.partitions.all().iter().map(|handle| handle.row()) {
             let state = format!("{:?}", state_view(&row)).to_lowercase();
             metrics.partitions.with_label_values(&[state]).inc();
             guests += i64::from(row.machine.boot().is_some());
+            hung += i64::from(row.machine.boot().is_some_and(|boot| boot.hung.is_some()));
             undone += i64::from(!row.effects.is_empty());
         }
         metrics.guests.set(guests);
+        metrics.hung.set(hung);
         metrics.undone.set(undone);
         Ok(())
     }

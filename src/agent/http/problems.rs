@@ -2,7 +2,7 @@
 
 use crate::{
     agent::{
-        guest::jobs::SubmitError,
+        guest::{jobs::SubmitError, tunnels::TunnelError},
         host::carve::CarveError,
         partition::{error::PartitionError, table::TableError},
     },
@@ -40,17 +40,31 @@ impl From<PartitionError> for Problem {
             E::Disk(_) | E::Files(_) => Code::StorageFailed,
             E::UnknownImage(_) => Code::UnknownOsImage,
             E::OtherImage { .. } => Code::OtherImageRunning,
-            E::NoGuest => Code::GuestNotRunning,
+            E::NoGuest | E::NoGuestForTunnel => Code::GuestNotRunning,
             E::NoMachine => Code::PartitionNotReady,
             E::Vmm(_) | E::Boot(_) => Code::GuestFailed,
             E::Submit(SubmitError::KeyReused) | E::KeyReused => Code::IdempotencyKeyReused,
             E::Submit(SubmitError::TooManyWaiting | SubmitError::TooMany) => Code::TooManyRequests,
+            E::Tunnel(ref error) => error.into(),
             E::NoJob | E::Gone => Code::NotFound,
             E::Issue(_) | E::Reserve(_) | E::Inventory(_) | E::Image(_) | E::NoUser | E::Thread(_) => {
                 return Self::internal(&error);
             }
         };
         Self::new(code, chain(&error))
+    }
+}
+
+impl From<&TunnelError> for Code {
+    fn from(error: &TunnelError) -> Self {
+        match error {
+            TunnelError::TooMany => Self::TooManyRequests,
+            TunnelError::GuestEnded => Self::GuestNotRunning,
+            TunnelError::GuestSilent => Self::GuestSilent,
+            TunnelError::PortClosed(_) => Self::GuestPortClosed,
+            TunnelError::PortSilent(_) | TunnelError::Failed => Self::TunnelFailed,
+            TunnelError::Unsupported => Self::TunnelsUnsupported,
+        }
     }
 }
 

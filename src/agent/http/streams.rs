@@ -27,7 +27,7 @@ use crate::{
         services::Services,
     },
     api::{
-        agent::LogChunk,
+        agent::{GuestHung, GuestSilence, LogChunk},
         http::{PathIds, Shutdown, header_text},
         problem::{Code, Problem},
     },
@@ -85,7 +85,7 @@ fn whole_characters(mut bytes: Vec<u8>) -> Vec<u8> {
         ("last-event-id" = Option<String>, Header, description = "Goes on after this event"),
     ),
     responses(
-        (status = 200, description = "Events stdout and stderr with a LogChunk each, at last end with the JobView",
+        (status = 200, description = "Events stdout and stderr with a LogChunk each, guest with a GuestSilence, at last end with the JobView",
             body = LogChunk, content_type = "text/event-stream"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     ),
@@ -99,7 +99,8 @@ pub(super) async fn logs(
     find(&borrowed, id).await?;
     let changes = borrowed.handle.jobs.signals().watch();
     let at = last_place(&headers)?;
-    let follower = JobFollower { borrowed, id, at, changes, turn: false, shutdown: agent.shutdown.clone() };
+    let shutdown = agent.shutdown.clone();
+    let follower = JobFollower { borrowed, id, at, changes, turn: false, hung: None, shutdown };
     Ok(sse(stream::unfold(Some(follower), |follower| async { follower?.next().await })))
 }
 
@@ -116,6 +117,8 @@ struct JobFollower {
     changes: watch::Receiver<u64>,
     /// The streams take turns.
     turn: bool,
+    /// What was told of the guest's silence.
+    hung: Option<GuestHung>,
     shutdown: Shutdown,
 }
 
@@ -125,7 +128,7 @@ impl JobFollower {
     async fn next(mut self) -> Next<Self> {
         loop {
             self.changes.mark_unchanged();
-            if let Some(event) = self.output().await {
+            if let Some(event) = self.output().await.or_else(|| self.silence()) {
                 return Some((Ok(event), Some(self)));
             }
             let job = find(&self.borrowed, self.id).await.ok()?;
@@ -141,6 +144,17 @@ impl JobFollower {
                 () = self.shutdown.clone().wait() => return None,
             }
         }
+    }
+
+    /// Where the guest is not heard any more, or is again.
+    fn silence(&mut self) -> Option<Event> {
+        let hung = self.borrowed.handle.row().machine.boot().and_then(|boot| boot.hung);
+        if hung == self.hung {
+            return None;
+        }
+        self.hung = hung;
+        let data = serde_json::to_string(&GuestSilence { guest_hung: hung }).unwrap_or_default();
+        Some(Event::default().event("guest").id(format!("{}:{}", self.at.0, self.at.1)).data(data))
     }
 
     fn end(&self, job: Job) -> Event {

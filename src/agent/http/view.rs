@@ -29,6 +29,7 @@ pub(super) fn partition_view(row: PartitionRow, by: &Visitor) -> PartitionView {
         epoch: row.partition.epoch(),
         lease,
         guest: guest_view(&row.machine),
+        guest_hung: row.machine.boot().and_then(|boot| boot.hung),
         host_cpus: row.partition.host_cpus,
         terms: row.partition.terms,
     }

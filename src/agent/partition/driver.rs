@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use sublet_guest_protocol::{JobProgress, JobSpec};
+use sublet_guest_protocol::JobSpec;
 use sublet_vmm_protocol::{ControlError, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -16,11 +16,12 @@ use super::{
     admission,
     error::PartitionError,
     guest::{RunningRelay, Stopping},
+    pulse::Pulse,
     table::{PartitionRow, RequestMark},
 };
 use crate::{
     agent::{
-        guest::{frames::Frames, jobs::Jobs},
+        guest::{jobs::Jobs, listener::Runner, tunnels::Tunnels},
         registry_link::reconcile::{Step, reconcile},
         services::Services,
     },
@@ -54,8 +55,8 @@ pub enum Command {
     Return(KeyClaims, Reply<PartitionRow>),
     /// What the registry has of it; none: nothing.
     Registry(Option<Box<RegisteredPartition>>),
-    /// A job runner that has proven itself, and the jobs that it knows.
-    Runner(Frames, Vec<JobProgress>),
+    /// The guest's job runner has called.
+    Runner(Runner),
     /// The state of the VMM whose guest has this context id, or that it cannot be reached.
     Machine(u32, Result<Status, ControlError>),
 }
@@ -72,8 +73,10 @@ pub struct Driver {
     pub(super) services: Arc<Services>,
     pub(super) row: PartitionRow,
     pub(super) jobs: Jobs,
+    pub(super) tunnels: Arc<Tunnels>,
     pub(super) to_self: mpsc::WeakSender<Command>,
     pub(super) relay: Option<RunningRelay>,
+    pub(super) pulse: Option<Pulse>,
     pub(super) stopping: Option<Stopping>,
     published: watch::Sender<PartitionRow>,
     retry: Option<(Instant, Duration)>,
@@ -84,7 +87,7 @@ impl Driver {
     pub fn new(
         services: Arc<Services>,
         row: PartitionRow,
-        jobs: Jobs,
+        (jobs, tunnels): (Jobs, Arc<Tunnels>),
         published: watch::Sender<PartitionRow>,
         to_self: mpsc::WeakSender<Command>,
     ) -> Self {
@@ -92,8 +95,10 @@ impl Driver {
             services,
             row,
             jobs,
+            tunnels,
             to_self,
             relay: None,
+            pulse: None,
             stopping: None,
             published,
             retry: None,
@@ -108,12 +113,14 @@ impl Driver {
         }
         self.settle().await;
         while !self.removed {
+            self.follow_pulse();
             let due = self.due();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command).await,
                     None => return,
                 },
+                () = self.jobs.signals().first_heard() => self.revived().await,
                 () = tokio::time::sleep_until(due) => self.on_time().await,
             }
         }
@@ -131,7 +138,7 @@ impl Driver {
             Command::Stop(claims, reply) => self.stop(&claims, reply).await,
             Command::Return(claims, reply) => self.give_back(&claims, reply).await,
             Command::Registry(view) => self.compare_with(view.as_deref()).await,
-            Command::Runner(frames, known) => self.greet(frames, known).await,
+            Command::Runner(runner) => self.greet(runner).await,
             Command::Machine(cid, status) => self.machine_changed(cid, status).await,
         }
     }
@@ -348,7 +355,8 @@ impl Driver {
         let far = Instant::now() + Duration::from_secs(3600);
         let expiry = self.lease_left().map(|left| Instant::now() + left.min(Duration::from_secs(3600)));
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline);
-        [expiry, stop, self.retry.map(|(at, _)| at)].into_iter().flatten().min().unwrap_or(far)
+        let pulse = self.pulse.as_ref().map(|pulse| pulse.due);
+        [expiry, stop, pulse, self.retry.map(|(at, _)| at)].into_iter().flatten().min().unwrap_or(far)
     }
 
     async fn on_time(&mut self) {
@@ -360,6 +368,9 @@ impl Driver {
         }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.deadline <= Instant::now()) {
             self.kill_guest().await;
+        }
+        if self.pulse.as_ref().is_some_and(|pulse| pulse.due <= Instant::now()) {
+            self.feel_pulse().await;
         }
         if expired || self.retry.is_some_and(|(at, _)| at <= Instant::now()) {
             self.settle().await;

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::{
     agent::{
-        guest::{jobs::SubmitError, process::VmmError},
+        guest::{jobs::SubmitError, process::VmmError, tunnels::TunnelError},
         host::{
             carve::{CarveError, ReserveError},
             disk::DiskError,
@@ -59,6 +59,8 @@ pub enum PartitionError {
     OtherImage { running: String },
     #[error("no guest is running: say which image to start")]
     NoGuest,
+    #[error("no guest is running: run a job first, which starts one")]
+    NoGuestForTunnel,
     #[error("the partition's machine is being prepared: try again in a moment")]
     NoMachine,
     #[error(transparent)]
@@ -69,6 +71,8 @@ pub enum PartitionError {
     Job(#[from] JobSpecError),
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     #[error("there is no such job in this lease")]
     NoJob,
     #[error("the registry refused")]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sublet_guest_protocol::{FromHost, JobProgress, NONCE_PARAMETER, PORT_PARAMETER};
+use sublet_guest_protocol::{FromHost, NONCE_PARAMETER, OLDEST_VERSION, PORT_PARAMETER};
 use sublet_vmm_protocol::{ControlError, Ended, MachineState, PROTOCOL_VERSION, Request, Status, Stopped};
 use tokio::{
     sync::watch,
@@ -20,8 +20,8 @@ use super::{
 use crate::{
     agent::{
         guest::{
-            frames::Frames,
             jobs::{NewJob, SubmitError},
+            listener::Runner,
             relay::{Relay, RelayError},
         },
         identity::random,
@@ -50,6 +50,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct RunningRelay {
     task: JoinHandle<Result<(), RelayError>>,
     off: watch::Sender<bool>,
+    beats: bool,
 }
 
 /// Who waits for the guest to be stopped, and until when it may take its time.
@@ -105,7 +106,7 @@ impl Driver {
             format!("{NONCE_PARAMETER}={nonce} {PORT_PARAMETER}={}", self.services.config.vsock_port);
         let command_line = format!("{} {parameters}", image.command_line);
         let name = image.about.name.clone();
-        let boot = Boot { image: name.clone(), nonce: Secret::new(nonce), greeted: false, boots };
+        let boot = Boot { image: name.clone(), nonce: Secret::new(nonce), greeted: false, boots, hung: None };
         // Stored first: a guest that runs is one that the next agent knows.
         let mut row = self.row.clone();
         row.machine.built = Some(Built { boot: Some(boot), ..built.clone() });
@@ -138,25 +139,15 @@ impl Driver {
         }
     }
 
-    pub(super) async fn greet(&mut self, mut frames: Frames, known: Vec<JobProgress>) {
+    pub(super) async fn greet(&mut self, mut runner: Runner) {
         let Some(boot) = self.row.machine.boot().cloned() else {
             let reason = "the guest of this partition has ended".to_owned();
             // It is gone, or will be.
-            let _ = frames.send(&FromHost::Refused { reason }).await;
+            let _ = runner.frames.send(&FromHost::Refused { reason }).await;
             return;
         };
         self.hang_up();
-        let relay = Relay::new(frames, self.jobs.clone(), Arc::clone(&self.services.clock));
-        let (off, is_off) = watch::channel(false);
-        let partition = self.row.id;
-        let task = tokio::spawn(async move {
-            let ended = relay.run(known, is_off).await;
-            if let Err(error) = &ended {
-                tracing::info!(%partition, error = chain(error), "a guest's connection ended");
-            }
-            ended
-        });
-        self.relay = Some(RunningRelay { task, off });
+        self.listen_to(runner);
         if !boot.greeted
             && let Some(built) = self.row.machine.built.clone()
             && let Err(error) =
@@ -164,6 +155,28 @@ impl Driver {
         {
             self.complain("it could not be stored that the guest runs", &error);
         }
+        self.revived().await;
+    }
+
+    fn listen_to(&mut self, runner: Runner) {
+        let beats = runner.version > OLDEST_VERSION;
+        let (jobs, tunnels) = (self.jobs.clone(), Arc::clone(&self.tunnels));
+        let relay = Relay::new(runner, jobs, tunnels, Arc::clone(&self.services.clock));
+        let (off, is_off) = watch::channel(false);
+        let (partition, beat_every) = (self.row.id, self.services.config.guests.beat_every());
+        let task = tokio::spawn(async move {
+            let ended = relay.run(beat_every, is_off).await;
+            if let Err(error) = &ended {
+                tracing::info!(%partition, error = chain(error), "a guest's connection ended");
+            }
+            ended
+        });
+        self.relay = Some(RunningRelay { task, off, beats });
+    }
+
+    /// Whether a runner is connected that can only be heard when it has something to say.
+    pub(super) fn has_runner_without_beats(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| !relay.beats && !relay.task.is_finished())
     }
 
     /// Nothing more comes from the guest.
@@ -289,7 +302,8 @@ mod tests {
     use super::*;
 
     fn built(greeted: bool, boots: u32) -> Built {
-        let boot = Boot { image: "debian-micro".to_owned(), nonce: Secret::new("x"), greeted, boots };
+        let boot =
+            Boot { image: "debian-micro".to_owned(), nonce: Secret::new("x"), greeted, boots, hung: None };
         Built { cid: 3, host_boot: String::new(), process: None, boot: Some(boot) }
     }
 

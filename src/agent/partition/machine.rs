@@ -3,7 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{agent::guest::process::ProcessId, api::agent::GuestEnd, domain::secret::Secret};
+use crate::{
+    agent::guest::process::ProcessId,
+    api::agent::{GuestEnd, GuestHung},
+    domain::secret::Secret,
+};
 
 /// The VMM of a partition, and what became of the guest before.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +54,9 @@ pub struct Boot {
     /// How often the image was booted until its job runner called, this time included.
     #[serde(default = "first")]
     pub boots: u32,
+    /// It is not heard.
+    #[serde(default)]
+    pub hung: Option<GuestHung>,
 }
 
 fn first() -> u32 {

@@ -7,5 +7,6 @@ pub mod error;
 mod guest;
 pub mod machine;
 pub mod partitions;
+mod pulse;
 pub mod table;
 mod vmm;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     agent::{
-        guest::{jobs::Jobs, signals::Signals},
+        guest::{jobs::Jobs, signals::Signals, tunnels::Tunnels},
         host::{
             carve::{Holding, Lendable},
             disk,
@@ -43,6 +43,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     row: watch::Receiver<PartitionRow>,
     pub jobs: Jobs,
+    pub tunnels: Arc<Tunnels>,
 }
 
 impl Handle {
@@ -111,9 +112,16 @@ impl Partitions {
         let (published, seen) = watch::channel(row.clone());
         let table = self.services.table.clone();
         let jobs = Jobs::new(id, table, &self.services.directory(id), Arc::<Signals>::default());
-        let handle = Handle { commands: commands.clone(), row: seen, jobs: jobs.clone() };
+        let tunnels = Arc::<Tunnels>::default();
+        let handle = Handle {
+            commands: commands.clone(),
+            row: seen,
+            jobs: jobs.clone(),
+            tunnels: Arc::clone(&tunnels),
+        };
         self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle.clone());
-        let driver = Driver::new(Arc::clone(&self.services), row, jobs, published, commands.downgrade());
+        let services = Arc::clone(&self.services);
+        let driver = Driver::new(services, row, (jobs, tunnels), published, commands.downgrade());
         let partitions = Arc::clone(self);
         tokio::spawn(async move {
             driver.run(inbox).await;

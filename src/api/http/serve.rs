@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, serve::ListenerExt as _};
+use rustix::net::sockopt;
 use thiserror::Error;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -17,6 +18,10 @@ use tracing_subscriber::EnvFilter;
 
 /// How long answers that were begun may take once the server was told to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// After how long a silence a peer is asked whether it is still there, and how long its answer may take; how many answers
+/// may be missing.
+const PROBED_AFTER: Duration = Duration::from_secs(30);
+const PROBES: u32 = 3;
 
 /// Told to all that waits long (long polls, event streams), so that it ends when the server does.
 #[derive(Debug, Clone)]
@@ -53,13 +58,26 @@ impl Shutdown {
 
 /// Serves until `shutdown`, then finishes what was begun, within a bounded time.
 pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) -> io::Result<()> {
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().wait());
+    let serving = axum::serve(listener.tap_io(shape), routes).with_graceful_shutdown(shutdown.clone().wait());
     tokio::select! {
         ended = serving => ended,
         () = async { shutdown.wait().await; tokio::time::sleep(GRACE).await } => {
             tracing::warn!("ended with answers unfinished");
             Ok(())
         }
+    }
+}
+
+/// Short messages leave at once, and a peer that has vanished is found out: nothing else would end a stream or a tunnel on
+/// which nobody says anything. Where it cannot be had, the connection is served without.
+fn shape(connection: &mut TcpStream) {
+    let shaped = sockopt::set_tcp_nodelay(&connection, true)
+        .and_then(|()| sockopt::set_socket_keepalive(&connection, true))
+        .and_then(|()| sockopt::set_tcp_keepidle(&connection, PROBED_AFTER))
+        .and_then(|()| sockopt::set_tcp_keepintvl(&connection, PROBED_AFTER))
+        .and_then(|()| sockopt::set_tcp_keepcnt(&connection, PROBES));
+    if let Err(error) = shaped {
+        tracing::debug!(%error, "a connection has no keepalive");
     }
 }
 

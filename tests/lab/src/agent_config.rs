@@ -17,8 +17,16 @@ pub(crate) struct AgentConfig {
     owner_token_file: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<RegistryConfig>,
+    guests: Guests,
     reserve: Reserve,
     prices: Prices,
+}
+
+/// Guests are slow in an emulated host, and its tests do not wait long for one that hangs.
+#[derive(Debug, Serialize)]
+struct Guests {
+    silent_after_seconds: u64,
+    call_within_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +79,7 @@ impl AgentConfig {
             vmm: inside::VMM,
             owner_token_file: inside::OWNER_TOKEN,
             registry: registry.map(RegistryConfig::new).transpose()?,
+            guests: Guests { silent_after_seconds: 15, call_within_seconds: 60 },
             reserve: Reserve { cpus: 1, memory_mib: 512, disk_mib: 512 },
             prices: Prices {
                 currency: "EUR",

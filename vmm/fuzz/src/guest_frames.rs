@@ -1,7 +1,8 @@
 //! What a guest says to its host over vsock, as the agent reads it.
 
 use sublet_guest_protocol::{
-    FrameError, FromGuest, JobEnd, JobId, JobProgress, PROTOCOL_VERSION, Stream, encode, read_frame,
+    FrameError, FromGuest, JobEnd, JobId, JobProgress, PROTOCOL_VERSION, Stream, TunnelId, TunnelRefusal,
+    encode, read_frame,
 };
 
 use crate::Seed;
@@ -31,6 +32,9 @@ pub fn seeds() -> Vec<Seed> {
         FromGuest::Started { job },
         FromGuest::Output { job, stream: Stream::Stderr, offset: 300, bytes: b"hello\n".into() },
         FromGuest::Ended { job, end: JobEnd::Exited { code: 3 }, stdout_bytes: 6, stderr_bytes: 0 },
+        FromGuest::TunnelRefused { tunnel: TunnelId(1 << 60), why: TunnelRefusal::PortSilent },
+        FromGuest::Beat,
+        FromGuest::Tunnel { nonce: "00ff".repeat(8), tunnel: TunnelId(7) },
     ];
     let frames: Vec<Vec<u8>> = messages.iter().map(|message| encode(message).unwrap()).collect();
     let too_long = [0xff; 8].to_vec();

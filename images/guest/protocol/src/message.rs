@@ -4,9 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{JobEnd, JobId, JobSpec, Stream};
 
+/// A tunnel's name, as its host gives it: random, so that none of an earlier agent's is taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TunnelId(pub u64);
+
+/// Messages are told apart by their place here: new ones come last, and are said only to who speaks their version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromGuest {
-    /// First on each connection.
+    /// First on each connection but a tunnel's.
     Hello {
         version: u32,
         /// The nonce of this boot, from the kernel command line.
@@ -21,6 +26,30 @@ pub enum FromGuest {
     /// The job has ended, and both streams were sent up to these lengths. Repeated after each reconnection
     /// until the host says [`FromHost::Forget`].
     Ended { job: JobId, end: JobEnd, stdout_bytes: u64, stderr_bytes: u64 },
+    /// First and last message on a connection of its own: what follows, both ways, are the bytes of the tunnel, which is
+    /// connected to its port. (Version 2.)
+    Tunnel {
+        /// The nonce of this boot.
+        nonce: String,
+        tunnel: TunnelId,
+    },
+    /// Nothing comes of a tunnel that was asked for. (Version 2.)
+    TunnelRefused { tunnel: TunnelId, why: TunnelRefusal },
+    /// The runner lives; said where nothing else was for as long as [`FromHost::Beat`] has it. (Version 2.)
+    Beat,
+}
+
+/// Why a tunnel does not come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TunnelRefusal {
+    /// Nobody listens at the port.
+    PortClosed,
+    /// Whoever listens at the port did not take the connection in time.
+    PortSilent,
+    /// The runner carries as many as it can.
+    TooMany,
+    /// The guest could not make a connection.
+    Failed,
 }
 
 /// What the guest still knows of a job.
@@ -47,6 +76,11 @@ pub enum FromHost {
     Cancel { job: JobId },
     /// The host holds the job's whole output and its end.
     Forget { job: JobId },
+    /// Connect to this port of the guest's loopback, then dial the host and say [`FromGuest::Tunnel`]; or say
+    /// [`FromGuest::TunnelRefused`] here. (Version 2.)
+    OpenTunnel { tunnel: TunnelId, port: u16 },
+    /// From now on, let no longer pass than this without saying anything. (Version 2.)
+    Beat { every_ms: u32 },
 }
 
 /// What the host already holds of a job, durably: it counts as an acknowledgement of both streams.

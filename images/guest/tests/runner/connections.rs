@@ -274,10 +274,11 @@ fn a_host_that_claims_to_hold_more_than_there_is_is_not_believed() {
 }
 
 #[test]
-fn a_refused_runner_dials_again() {
+fn a_refused_runner_dials_again_with_the_version_before_and_then_with_its_own() {
     let host = Host::start();
-    for _ in 0..3 {
+    for version in [2, 1, 2, 1] {
         let mut line = host.pick_up();
+        assert_eq!(line.version, version);
         line.send(&FromHost::Refused { reason: "not this boot".into() });
         line.expect_hang_up();
     }

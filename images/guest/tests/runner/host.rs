@@ -15,7 +15,7 @@ use sublet_guest::link::{Backoff, Dial};
 use sublet_guest::runner::Runner;
 use sublet_guest_protocol::{
     FrameError, FromGuest, FromHost, JobEnd, JobId, JobProgress, JobSpec, PROTOCOL_VERSION, Resume, Stream,
-    read_frame, write_frame,
+    TunnelId, read_frame, write_frame,
 };
 use tempfile::TempDir;
 
@@ -120,6 +120,16 @@ impl Host {
         Line::greeted(stream)
     }
 
+    /// The runner's next connection, which must be a tunnel's; the number is that of the tunnel.
+    pub(crate) fn tunnel(&self) -> (TunnelId, UnixStream) {
+        let (mut stream, _) = self.listener.as_ref().unwrap().accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        match read_frame(&mut stream).unwrap() {
+            FromGuest::Tunnel { nonce, tunnel } if nonce == NONCE => (tunnel, stream),
+            other => panic!("{other:?} instead of a tunnel"),
+        }
+    }
+
     /// The runner's next connection, welcomed, with what the host holds.
     pub(crate) fn resume(&self, held: &[&Held]) -> Line {
         let mut line = self.pick_up();
@@ -143,17 +153,19 @@ pub(crate) struct Line {
     pub(crate) stream: UnixStream,
     /// What the runner said it knows.
     pub(crate) jobs: Vec<JobProgress>,
+    /// The version that the runner greeted with.
+    pub(crate) version: u32,
 }
 
 impl Line {
     /// A fresh connection, after the runner's greeting.
     pub(crate) fn greeted(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut line = Self { stream, jobs: Vec::new() };
+        let mut line = Self { stream, jobs: Vec::new(), version: PROTOCOL_VERSION };
         match line.next() {
             FromGuest::Hello { version, nonce, jobs } => {
-                assert_eq!((version, nonce.as_str()), (PROTOCOL_VERSION, NONCE));
-                line.jobs = jobs;
+                assert_eq!(nonce, NONCE);
+                (line.version, line.jobs) = (version, jobs);
             }
             other => panic!("{other:?} instead of a greeting"),
         }
@@ -211,7 +223,10 @@ impl Line {
 
 fn job_of(message: &FromGuest) -> Option<JobId> {
     match message {
-        FromGuest::Hello { .. } => None,
+        FromGuest::Hello { .. }
+        | FromGuest::Tunnel { .. }
+        | FromGuest::TunnelRefused { .. }
+        | FromGuest::Beat => None,
         FromGuest::Started { job } | FromGuest::Output { job, .. } | FromGuest::Ended { job, .. } => {
             Some(*job)
         }
@@ -257,7 +272,7 @@ impl Held {
                 );
                 self.end = Some(end);
             }
-            FromGuest::Hello { .. } => panic!("a second greeting"),
+            other => panic!("{other:?} while a job runs"),
         }
     }
 

@@ -5,3 +5,4 @@
 mod connections;
 mod host;
 mod jobs;
+mod tunnels;

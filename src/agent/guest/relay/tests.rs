@@ -8,9 +8,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use sublet_guest::{link::Backoff, runner::Runner};
-use sublet_guest_protocol::JobSpec;
+use sublet_guest::{link::Backoff, runner::Runner as GuestRunner};
+use sublet_guest_protocol::{JobSpec, PROTOCOL_VERSION};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     task::JoinHandle,
 };
@@ -18,12 +19,13 @@ use tokio::{
 use super::*;
 use crate::{
     agent::{
-        guest::{jobs::NewJob, output},
+        guest::{jobs::NewJob, output, tunnels::TunnelError},
         partition::table::{Table, tests::row},
     },
     domain::id::LeaseId,
 };
 
+const BEAT_EVERY: Duration = Duration::from_secs(10);
 const NONCE: &str = "0123456789abcdef0123456789abcdef";
 
 /// A host with one partition, whose guest dials a socket in the host's directory.
@@ -37,6 +39,7 @@ struct Host {
 struct Connection {
     relay: JoinHandle<Result<(), RelayError>>,
     off: watch::Sender<bool>,
+    tunnels: Arc<Tunnels>,
 }
 
 impl Host {
@@ -59,21 +62,23 @@ impl Host {
         let dial = move || BlockingStream::connect(&path).map(OwnedFd::from);
         let soon = Duration::from_millis(1);
         let backoff = Backoff { first: soon, longest: soon };
-        std::thread::spawn(move || Runner::new(dial, NONCE.to_owned(), backoff, None).run());
+        std::thread::spawn(move || GuestRunner::new(dial, NONCE.to_owned(), backoff, None).run());
     }
 
     /// Takes the runner's next call, as an agent that was just started does.
     async fn answer(&self) -> Connection {
         let (stream, _) = self.listener.accept().await.unwrap();
         let mut frames = Frames::new(stream);
-        let FromGuest::Hello { nonce, jobs: known, .. } = frames.receive().await.unwrap() else {
+        let FromGuest::Hello { version, nonce, jobs: known } = frames.receive().await.unwrap() else {
             panic!("a runner greets first")
         };
         assert_eq!(nonce, NONCE);
         let jobs = Jobs::new(row(1).id, open(self.directory.path()), self.directory.path(), Arc::default());
-        let relay = Relay::new(frames, jobs, Arc::default());
+        let tunnels = Arc::<Tunnels>::default();
+        let runner = Runner { frames, version, known };
+        let relay = Relay::new(runner, jobs, Arc::clone(&tunnels), Arc::default());
         let (off, is_off) = watch::channel(false);
-        Connection { relay: tokio::spawn(relay.run(known, is_off)), off }
+        Connection { relay: tokio::spawn(relay.run(BEAT_EVERY, is_off)), off, tunnels }
     }
 
     async fn submit(&self, script: &str) -> JobId {
@@ -281,4 +286,59 @@ async fn a_job_the_host_does_not_know_is_cancelled_and_forgotten() {
     assert_eq!(frames.receive::<FromHost>().await.unwrap(), FromHost::Welcome { resume: vec![] });
     assert_eq!(frames.receive::<FromHost>().await.unwrap(), FromHost::Cancel { job });
     assert_eq!(frames.receive::<FromHost>().await.unwrap(), FromHost::Forget { job });
+}
+
+#[tokio::test]
+async fn a_runner_carries_a_tunnel_that_its_relay_asked_for_and_refuses_what_nobody_listens_at() {
+    let host = Host::new().await;
+    host.start_runner();
+    let connection = host.answer().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let dialled = async {
+        let mut frames = Frames::new(host.listener.accept().await.unwrap().0);
+        let FromGuest::Tunnel { nonce, tunnel } = frames.receive().await.unwrap() else {
+            panic!("no tunnel's greeting")
+        };
+        assert_eq!(nonce, NONCE);
+        connection.tunnels.dialled(tunnel, frames);
+    };
+    let (opened, ()) = tokio::join!(connection.tunnels.open(port), dialled);
+    let (mut guest, _) = listener.accept().await.unwrap();
+    let (mut client, near) = tokio::io::duplex(64);
+    tokio::spawn(opened.unwrap().carry(near));
+    client.write_all(b"ping").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut heard = String::new();
+    guest.read_to_string(&mut heard).await.unwrap();
+    guest.write_all(b"pong").await.unwrap();
+    drop(guest);
+    let mut said = String::new();
+    client.read_to_string(&mut said).await.unwrap();
+    assert_eq!((heard.as_str(), said.as_str()), ("ping", "pong"));
+
+    drop(listener);
+    assert_eq!(connection.tunnels.open(port).await.unwrap_err(), TunnelError::PortClosed(port));
+}
+
+#[tokio::test]
+async fn a_runner_of_the_version_before_is_asked_neither_for_tunnels_nor_for_beats() {
+    let host = Host::new().await;
+    let (mut guest, connection) = liar(&host).await;
+    assert_eq!(guest.hear().await, FromHost::Welcome { resume: vec![] });
+    assert_eq!(connection.tunnels.open(22).await.unwrap_err(), TunnelError::Unsupported);
+    connection.relay.abort();
+    let _ = connection.relay.await;
+    assert!(guest.frames.receive::<FromHost>().await.is_err(), "nothing else was said");
+}
+
+#[tokio::test]
+async fn a_runner_of_this_version_is_told_how_often_to_beat() {
+    let host = Host::new().await;
+    let mut frames = Frames::new(UnixStream::connect(host.path()).await.unwrap());
+    let hello = FromGuest::Hello { version: PROTOCOL_VERSION, nonce: NONCE.to_owned(), jobs: vec![] };
+    frames.send(&hello).await.unwrap();
+    let _connection = host.answer().await;
+    assert_eq!(frames.receive::<FromHost>().await.unwrap(), FromHost::Welcome { resume: vec![] });
+    assert_eq!(frames.receive::<FromHost>().await.unwrap(), FromHost::Beat { every_ms: 10_000 });
 }

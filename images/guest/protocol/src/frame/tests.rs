@@ -5,7 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::job::{ARGUMENTS_LIMIT, PATH_LIMIT, STDIN_LIMIT};
-use crate::{FromGuest, FromHost, JobEnd, JobId, JobProgress, JobSpec, OUTPUT_CHUNK_LIMIT, Resume, Stream};
+use crate::{
+    FromGuest, FromHost, JobEnd, JobId, JobProgress, JobSpec, OUTPUT_CHUNK_LIMIT, Resume, Stream, TunnelId,
+    TunnelRefusal,
+};
 
 fn job_ids() -> impl Strategy<Value = JobId> {
     any::<[u8; 16]>().prop_map(JobId)
@@ -49,6 +52,19 @@ fn progress() -> impl Strategy<Value = JobProgress> {
     })
 }
 
+fn tunnels() -> impl Strategy<Value = TunnelId> {
+    any::<u64>().prop_map(TunnelId)
+}
+
+fn refusals() -> impl Strategy<Value = TunnelRefusal> {
+    prop_oneof![
+        Just(TunnelRefusal::PortClosed),
+        Just(TunnelRefusal::PortSilent),
+        Just(TunnelRefusal::TooMany),
+        Just(TunnelRefusal::Failed),
+    ]
+}
+
 fn from_guest() -> impl Strategy<Value = FromGuest> {
     let jobs = proptest::collection::vec(progress(), 0..4);
     prop_oneof![
@@ -63,6 +79,9 @@ fn from_guest() -> impl Strategy<Value = FromGuest> {
         (job_ids(), ends(), any::<u64>(), any::<u64>()).prop_map(|(job, end, stdout_bytes, stderr_bytes)| {
             FromGuest::Ended { job, end, stdout_bytes, stderr_bytes }
         }),
+        (any::<String>(), tunnels()).prop_map(|(nonce, tunnel)| FromGuest::Tunnel { nonce, tunnel }),
+        (tunnels(), refusals()).prop_map(|(tunnel, why)| FromGuest::TunnelRefused { tunnel, why }),
+        Just(FromGuest::Beat),
     ]
 }
 
@@ -83,6 +102,8 @@ fn from_host() -> impl Strategy<Value = FromHost> {
         }),
         job_ids().prop_map(|job| FromHost::Cancel { job }),
         job_ids().prop_map(|job| FromHost::Forget { job }),
+        (tunnels(), any::<u16>()).prop_map(|(tunnel, port)| FromHost::OpenTunnel { tunnel, port }),
+        any::<u32>().prop_map(|every_ms| FromHost::Beat { every_ms }),
     ]
 }
 
@@ -167,4 +188,15 @@ fn the_largest_job_and_the_largest_chunk_of_output_fit_in_a_frame() {
     let bytes = vec![255; OUTPUT_CHUNK_LIMIT];
     let output = FromGuest::Output { job: id, stream: Stream::Stderr, offset: u64::MAX, bytes };
     assert!(encode(&output).is_ok());
+}
+
+/// The first byte of a message says which it is: one that is told from the others by another byte than it was in version 1
+/// would be taken for something else by a peer of that version.
+#[test]
+fn messages_of_version_1_are_told_apart_as_they_were() {
+    let job = JobId([7; 16]);
+    let which = |frame: Vec<u8>| frame[PREFIX_BYTES];
+    let ended = FromGuest::Ended { job, end: JobEnd::TimedOut, stdout_bytes: 0, stderr_bytes: 0 };
+    assert_eq!(which(encode(&ended).unwrap()), 3);
+    assert_eq!(which(encode(&FromHost::Forget { job }).unwrap()), 5);
 }
