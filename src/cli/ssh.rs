@@ -46,7 +46,8 @@ fn options(lease: LeaseId, own: &Path, known_hosts: &Path, port: u16) -> Vec<OsS
     let mut file = OsString::from("UserKnownHostsFile=");
     file.push(config_word(known_hosts.as_os_str()));
     let alias = OsString::from(format!("HostKeyAlias={}", alias(lease)));
-    let checking = ["StrictHostKeyChecking=accept-new", "CheckHostIP=no"].map(OsString::from);
+    let checking =
+        ["StrictHostKeyChecking=accept-new", "CheckHostIP=no", "HashKnownHosts=no"].map(OsString::from);
     let settings = [proxy, file, alias].into_iter().chain(checking);
     settings.flat_map(|setting| [OsString::from("-o"), setting]).collect()
 }
@@ -105,6 +106,8 @@ mod tests {
                 "StrictHostKeyChecking=accept-new",
                 "-o",
                 "CheckHostIP=no",
+                "-o",
+                "HashKnownHosts=no",
             ]
         );
     }

@@ -133,10 +133,12 @@ async fn stdio(guest: &Guest, port: u16) -> Result<(), CliError> {
     let mut pieces = read_stdin();
     let outward = async {
         while let Some(piece) = pieces.recv().await {
-            to_guest.write_all(&piece.map_err(CliError::Stdin)?).await.map_err(CliError::Tunnel)?;
+            if to_guest.write_all(&piece.map_err(CliError::Stdin)?).await.is_err() {
+                break;
+            }
         }
-        to_guest.shutdown().await.map_err(CliError::Tunnel)?;
-        // The guest may still have something to say.
+        // A guest that takes no more, or has been told that no more comes, may still have something to say.
+        let _ = to_guest.shutdown().await;
         std::future::pending().await
     };
     let inward = async {

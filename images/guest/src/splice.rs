@@ -22,7 +22,7 @@ pub(crate) struct Splice {
 impl Splice {
     /// Joins two sockets that do not block; `first` goes to `far` before anything else.
     pub(crate) fn new(near: OwnedFd, far: OwnedFd, first: Vec<u8>) -> Self {
-        let outward = Way { pending: first, ..Way::default() };
+        let outward = Way { end: first.len(), buffer: first, ..Way::default() };
         Self { near, far, outward, inward: Way::default() }
     }
 
@@ -50,10 +50,11 @@ impl Splice {
 /// One direction.
 #[derive(Default)]
 struct Way {
-    /// Read and not written yet; nothing is read before all of it is written, so that a slow reader slows its writer.
-    pending: Vec<u8>,
-    /// How much of it is written.
-    written: usize,
+    buffer: Vec<u8>,
+    /// What was read into it and not written yet: from here to there. Nothing is read before all of it is written, so that a
+    /// slow reader slows its writer.
+    start: usize,
+    end: usize,
     /// The reading side has ended.
     ended: bool,
     /// The writing side was told so.
@@ -62,7 +63,7 @@ struct Way {
 
 impl Way {
     fn has_some(&self) -> bool {
-        self.written < self.pending.len()
+        self.start < self.end
     }
 
     fn wants_more(&self) -> bool {
@@ -89,9 +90,9 @@ impl Way {
 
     /// Whether all of it is written.
     fn write(&mut self, to: &OwnedFd) -> io::Result<bool> {
-        while let Some(rest) = self.pending.get(self.written..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = self.buffer.get(self.start..self.end).filter(|rest| !rest.is_empty()) {
             match write(to, rest) {
-                Ok(count) => self.written += count,
+                Ok(count) => self.start += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(error) => return Err(error.into()),
@@ -105,13 +106,15 @@ impl Way {
         if self.ended {
             return Ok(false);
         }
-        self.written = 0;
-        self.pending.resize(BUFFER_BYTES, 0);
-        let result = read(from, &mut self.pending);
-        self.pending.truncate(result.unwrap_or(0));
-        match result {
+        if self.buffer.len() < BUFFER_BYTES {
+            self.buffer.resize(BUFFER_BYTES, 0);
+        }
+        match read(from, &mut self.buffer) {
             Ok(0) => self.ended = true,
-            Ok(_) => return Ok(true),
+            Ok(count) => {
+                (self.start, self.end) = (0, count);
+                return Ok(true);
+            }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
