@@ -125,7 +125,8 @@ fn a_guest_and_its_host_reach_each_other_and_no_byte_changes_on_the_way() {
         let card = "/sys/class/net/eth0";
         // That the link is up the guest's kernel notices while it goes on; once a frame has passed it has.
         vmm.boot(image.running(&format!(
-            "{}; ping -c 1 -W 60 {} && echo card $(cat {card}/address {card}/mtu {card}/carrier); {ECHO}",
+            "{}; until ping -c 1 -W 5 {}; do true; done; \
+             echo card $(cat {card}/address {card}/mtu {card}/carrier); {ECHO}",
             tap.guest_script(),
             tap.host()
         )));
