@@ -20,6 +20,7 @@ mod images;
 mod jail;
 mod jobs;
 mod kernels;
+mod ports;
 mod restarts;
 mod ssh;
 mod tour;

@@ -19,8 +19,11 @@ pub(crate) fn is_established(socket: &OwnedFd) -> io::Result<bool> {
     if poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? == 0 {
         return Ok(false);
     }
-    socket_error(socket)??;
-    Ok(true)
+    match socket_error(socket) {
+        // A port is there at once.
+        Err(Errno::NOTSOCK) => Ok(true),
+        error => Ok(error?.map(|()| true)?),
+    }
 }
 
 pub(crate) struct Connection {

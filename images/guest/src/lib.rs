@@ -14,6 +14,7 @@ pub mod link;
 pub mod log;
 pub mod output;
 mod pipe;
+pub mod port;
 mod process;
 pub mod runner;
 mod splice;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use rustix::event::PollFd;
+use rustix::io::Errno;
 use sublet_guest_protocol::{
     FrameError, FromGuest, FromHost, JobProgress, OLDEST_VERSION, PROTOCOL_VERSION, Resume, TunnelId,
 };
@@ -13,6 +14,7 @@ use thiserror::Error;
 
 use crate::connection::Connection;
 use crate::log::{in_full, say};
+use crate::port::NamedPort;
 
 /// How long the host may take to pick up and to welcome the runner.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +48,23 @@ impl Dial for Vsock {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Reaches the host over vsock, or where the kernel has none through the machine's named port.
+pub struct Host {
+    pub vsock: Vsock,
+    pub port: NamedPort,
+}
+
+impl Dial for Host {
+    fn dial(&mut self) -> io::Result<OwnedFd> {
+        self.vsock.dial().or_else(|error| if lacks_vsock(&error) { self.port.dial() } else { Err(error) })
+    }
+}
+
+/// No such sockets, or no card that serves them.
+fn lacks_vsock(error: &io::Error) -> bool {
+    [Errno::AFNOSUPPORT, Errno::NODEV].map(Errno::raw_os_error).map(Some).contains(&error.raw_os_error())
 }
 
 /// Waits between two attempts, doubled from the first to the longest.

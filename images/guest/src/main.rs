@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use sublet_guest::boot::BootParameters;
 use sublet_guest::cgroup::Cgroups;
-use sublet_guest::link::{Backoff, Vsock};
+use sublet_guest::link::{Backoff, Host, Vsock};
 use sublet_guest::log::{in_full, say};
+use sublet_guest::port::NamedPort;
 use sublet_guest::runner::Runner;
 use sublet_guest::supervisor;
 use sublet_guest_protocol::HOST_CID;
@@ -36,6 +37,6 @@ fn run(boot: BootParameters) -> ! {
         Some(cgroups) => cgroups.prepare(),
         None => say("cgroup2 is not mounted: jobs are ended by process group, and their memory is unbounded"),
     }
-    let dial = Vsock { cid: HOST_CID, port: boot.port };
+    let dial = Host { vsock: Vsock { cid: HOST_CID, port: boot.port }, port: NamedPort::default() };
     Runner::new(dial, boot.nonce, Backoff::default(), cgroups).run()
 }

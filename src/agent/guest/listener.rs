@@ -75,16 +75,12 @@ impl Calls {
     fn take(self: Arc<Self>, stream: impl Duplex + 'static, cid: u32) {
         let Some(handle) = self.partition_of(cid).filter(|_| self.enter(cid)) else { return };
         tokio::spawn(async move {
-            let greeted = timeout(
-                GREETING_PATIENCE,
-                greeting(Frames::new(stream), || handle.row().machine.boot().cloned()),
-            )
-            .await;
+            let call = hear(stream, || handle.row().machine.boot().cloned()).await;
             self.leave(cid);
-            match greeted {
-                Ok(Some(Call::Runner(runner))) => drop(handle.tell(Command::Runner(runner))),
-                Ok(Some(Call::Tunnel(id, frames))) => handle.tunnels.dialled(id, frames),
-                _ => {}
+            match call {
+                Some(Call::Runner(runner)) => drop(handle.tell(Command::Runner(runner))),
+                Some(Call::Tunnel(id, frames)) => handle.tunnels.dialled(id, frames),
+                None => {}
             }
         });
     }
@@ -112,7 +108,7 @@ impl Calls {
 }
 
 /// Why a guest has dialled.
-enum Call {
+pub(super) enum Call {
     Runner(Runner),
     Tunnel(TunnelId, Frames),
 }
@@ -123,6 +119,11 @@ pub struct Runner {
     /// The version of the protocol that it speaks.
     pub version: u32,
     pub known: Vec<JobProgress>,
+}
+
+/// Who calls, if it proves itself in time.
+pub(super) async fn hear(stream: impl Duplex + 'static, boot: impl FnOnce() -> Option<Boot>) -> Option<Call> {
+    timeout(GREETING_PATIENCE, greeting(Frames::new(stream), boot)).await.ok().flatten()
 }
 
 /// Who calls, once it has proven itself. `boot` tells what runs in its partition when the greeting has come.

@@ -4,6 +4,7 @@ pub mod frames;
 pub mod jobs;
 pub mod listener;
 pub mod output;
+pub mod ports;
 pub mod process;
 pub mod relay;
 pub mod signals;

@@ -109,6 +109,11 @@ impl Vmms {
         self.run_directory.join(format!("{partition}.sock"))
     }
 
+    /// The other end of the machine's named port.
+    pub fn port(&self, partition: PartitionId) -> PathBuf {
+        self.run_directory.join(format!("{partition}.port"))
+    }
+
     /// Starts a VMM; when this returns its machine is prepared.
     pub async fn start(&self, partition: PartitionId, config: &MachineConfig) -> Result<Alive, VmmError> {
         let failed = |source| VmmError::Start { program: self.program.clone(), source };
@@ -198,12 +203,16 @@ impl Vmms {
         self.cgroups.kill(partition)?;
         self.cgroups.wait_until_empty(partition, END_PATIENCE)?;
         self.cgroups.remove(partition)?;
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(VmmError::Socket { path: socket, source: error })
-            }
-            _ => Ok(()),
+        [socket, self.port(partition)].into_iter().try_for_each(remove)
+    }
+}
+
+fn remove(socket: PathBuf) -> Result<(), VmmError> {
+    match fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(VmmError::Socket { path: socket, source: error })
         }
+        _ => Ok(()),
     }
 }
 

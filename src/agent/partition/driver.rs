@@ -8,6 +8,7 @@ use sublet_guest_protocol::JobSpec;
 use sublet_vmm_protocol::{ControlError, Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::AbortHandle,
     time::Instant,
 };
 use uuid::Uuid;
@@ -76,9 +77,11 @@ pub struct Driver {
     pub(super) tunnels: Arc<Tunnels>,
     pub(super) to_self: mpsc::WeakSender<Command>,
     pub(super) relay: Option<RunningRelay>,
+    /// Answers at the machine's port.
+    pub(super) port: Option<AbortHandle>,
     pub(super) pulse: Option<Pulse>,
     pub(super) stopping: Option<Stopping>,
-    published: watch::Sender<PartitionRow>,
+    pub(super) published: watch::Sender<PartitionRow>,
     retry: Option<(Instant, Duration)>,
     removed: bool,
 }
@@ -98,6 +101,7 @@ impl Driver {
             tunnels,
             to_self,
             relay: None,
+            port: None,
             pulse: None,
             stopping: None,
             published,

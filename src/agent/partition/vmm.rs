@@ -3,9 +3,10 @@
 
 use std::{error::Error, time::Duration};
 
+use sublet_guest_protocol::PORT_NAME;
 use sublet_vmm_protocol::{
-    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
-    RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
+    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, PortConfig,
+    Request, RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
 };
 
 use super::{
@@ -14,8 +15,10 @@ use super::{
     machine::{Built, Deadline, LastGuest},
 };
 use crate::{
-    agent::guest::process::Alive,
-    agent::host::clock::boottime,
+    agent::{
+        guest::{ports, process::Alive},
+        host::clock::boottime,
+    },
     api::{
         agent::{GuestEnd, JobEnd},
         http::chain,
@@ -154,7 +157,7 @@ impl Driver {
             vsock: Some(VsockConfig { guest_cid: cid }),
             network: None,
             rng: Some(RngConfig::default()),
-            port: None,
+            port: Some(PortConfig { name: PORT_NAME.to_owned(), socket: self.services.vmms.port(id) }),
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
             control_socket: self.services.vmms.socket(id),
         })
@@ -166,7 +169,8 @@ impl Driver {
         self.store(row).await
     }
 
-    fn watch_machine(&self, cid: u32, generation: u64) {
+    fn watch_machine(&mut self, cid: u32, generation: u64) {
+        self.answer_port(cid);
         let Some(commands) = self.to_self.upgrade() else { return };
         let commands = commands.downgrade();
         self.services.vmms.watch(self.row.id, generation, move |status| {
@@ -176,6 +180,25 @@ impl Driver {
                 .is_some_and(|commands| commands.blocking_send(Command::Machine(cid, status)).is_ok());
             goes_on && told
         });
+    }
+
+    /// Listens to a guest that can call through its port only.
+    fn answer_port(&mut self, cid: u32) {
+        let (row, commands) = (self.published.subscribe(), self.to_self.clone());
+        let boot = move || {
+            let machine = &row.borrow().machine;
+            machine.boot().filter(|_| machine.built.as_ref().is_some_and(|built| built.cid == cid)).cloned()
+        };
+        let tell = move |runner| {
+            if let Some(commands) = commands.upgrade() {
+                // With more to do than it can remember the driver hears it when it calls again.
+                drop(commands.try_send(Command::Runner(runner)));
+            }
+        };
+        let answering = tokio::spawn(ports::answer(self.services.vmms.port(self.row.id), boot, tell));
+        if let Some(before) = self.port.replace(answering.abort_handle()) {
+            before.abort();
+        }
     }
 
     /// Ends the guest and its VMM; when this returns their memory is free.

@@ -29,6 +29,8 @@ pub const OLDEST_VERSION: u32 = 1;
 pub const NONCE_PARAMETER: &str = "sublet.nonce";
 /// Kernel command line parameter that carries the host's vsock port, decimal.
 pub const PORT_PARAMETER: &str = "sublet.port";
+/// Name of the virtio-console port through which a guest that lacks vsock reaches its host (`/dev/virtio-ports/NAME`).
+pub const PORT_NAME: &str = "sublet.runner";
 /// The host's vsock context id (virtio 1.2, 5.10.4).
 pub const HOST_CID: u32 = 2;
 /// Most output of one stream the guest holds without an acknowledgement, in bytes; a job that writes more
