@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::host::{
     carve::Reserve,
+    network::{BadNetwork, NetworkSettings},
     users::{BadUsers, Users},
 };
 use crate::domain::{
@@ -50,6 +51,9 @@ pub struct Config {
     /// Whom VMMs run as.
     #[serde(default)]
     pub users: Users,
+    /// What partitions' networks are made of, and their limits.
+    #[serde(default)]
+    pub network: NetworkSettings,
     pub prices: Prices,
 }
 
@@ -94,6 +98,8 @@ pub enum ConfigError {
     NoReservedCpu,
     #[error(transparent)]
     Users(#[from] BadUsers),
+    #[error(transparent)]
+    Network(#[from] BadNetwork),
     #[error("{field}: must be at most {PRICE_MAX_MICROS}, is {value}")]
     Price { field: &'static str, value: u64 },
     #[error("cannot tell where this program is, to find sublet-vmm beside it: set vmm")]
@@ -135,6 +141,7 @@ impl Config {
             return Err(ConfigError::NoReservedCpu);
         }
         self.users.validate()?;
+        self.network.validate()?;
         self.prices.validate()
     }
 }
@@ -227,6 +234,11 @@ mod tests {
             ("http://127.0.0.1:7180", "127.0.0.1:7180", "advertise"),
             ("\"/var/lib/sublet\"", "\"state\"", "absolute path, is \"state\""),
             ("[prices]", "[users]\nfirst = 0\ncount = 9\n[prices]", "users: must be within 1000 to"),
+            (
+                "[prices]",
+                "[network]\nrange = \"8.8.8.0/24\"\n[prices]",
+                "network.range: must be a network of /8",
+            ),
             ("= 20000", "= 20000000000000", "is 20000000000000"),
         ] {
             let refusal = refusal(from, to);

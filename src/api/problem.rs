@@ -66,6 +66,7 @@ codes! {
     OtherImageRunning 409 "Another OS image is running in the partition",
     GuestNotRunning 409 "No guest is running in the partition",
     GuestFailed 502 "The guest could not be started",
+    NetworkUnavailable 409 "The host cannot give a partition that network",
     NoRegistry 409 "This host belongs to no registry",
 
     // Lending keys, each way in which one fails.

@@ -4,8 +4,8 @@
 use std::{error::Error, time::Duration};
 
 use sublet_vmm_protocol::{
-    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
-    RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
+    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, NetworkConfig, PROTOCOL_VERSION,
+    Request, RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
 };
 
 use super::{
@@ -20,7 +20,10 @@ use crate::{
         agent::{GuestEnd, JobEnd},
         http::chain,
     },
-    domain::partition::{Effect, State},
+    domain::{
+        network::Network,
+        partition::{Effect, State},
+    },
 };
 
 /// What is kept of a guest's console, in bytes.
@@ -129,15 +132,31 @@ impl Driver {
         let cid = self.services.table.next_cid().await?;
         let host_boot = self.services.inventory.boot_id.clone();
         self.build(Some(Built { cid, host_boot, process: None, boot: None })).await?;
+        let network = match self.network_user()? {
+            Some(user) => Some(self.services.networks.up(self.row.id, user).await?),
+            None => None,
+        };
         let Alive { status, process } =
-            self.services.vmms.start(self.row.id, &self.machine_config(cid)?).await?;
+            self.services.vmms.start(self.row.id, &self.machine_config(cid, network)?).await?;
         let built = self.row.machine.built.clone();
         self.build(built.map(|built| Built { process, ..built })).await?;
         self.watch_machine(cid, status.generation);
         self.guard_end().await
     }
 
-    fn machine_config(&self, cid: u32) -> Result<MachineConfig, PartitionError> {
+    /// The partition's user, where it has a network.
+    fn network_user(&self) -> Result<Option<u32>, PartitionError> {
+        match self.row.partition.terms.network {
+            Network::None => Ok(None),
+            Network::Nat => self.row.machine.user.map(Some).ok_or(PartitionError::NoUser),
+        }
+    }
+
+    fn machine_config(
+        &self,
+        cid: u32,
+        network: Option<NetworkConfig>,
+    ) -> Result<MachineConfig, PartitionError> {
         let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
         let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
         let disk = DiskConfig { queues: Some(vcpus), ..DiskConfig::new(self.services.disk(id)) };
@@ -151,7 +170,7 @@ impl Driver {
             memory_mib: allocation.memory_mib,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
-            network: None,
+            network,
             rng: Some(RngConfig::default()),
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
             control_socket: self.services.vmms.socket(id),
@@ -176,11 +195,14 @@ impl Driver {
         });
     }
 
-    /// Ends the guest and its VMM; when this returns their memory is free.
+    /// Ends the guest and its VMM; when this returns their memory is free, and nothing of their network is left.
     pub(super) async fn discard_machine(&mut self) -> Result<(), PartitionError> {
         self.hang_up();
         let process = self.row.machine.built.as_ref().and_then(|built| built.process);
         self.services.vmms.end(self.row.id, process).await?;
+        if let Some(user) = self.network_user()? {
+            self.services.networks.down(self.row.id, user).await?;
+        }
         if self.row.machine.built.is_some() {
             self.build(None).await?;
         }
