@@ -13,6 +13,8 @@ here=$(dirname "$(realpath "$0")")
 
 # The guest's disk, its way to the agent, its random bytes, its power button, and how it says that it panicked.
 modules=(virtio_pci virtio_blk vmw_vsock_virtio_transport virtio_rng button evdev pvpanic-mmio)
+# What only some guests have; init loads it where it is there.
+card=virtio_net
 
 # A panic reaches the VMM through pvpanic, which ends the guest there and then; without it, the guest reboots.
 command_line='console=ttyS0 quiet panic=-1'
@@ -31,6 +33,7 @@ trap 'rm -rf "$tree"' EXIT
 stage_busybox "$tree"
 mkdir -p "$tree"/{dev,proc,sys,run,tmp,root,mnt,usr,etc/acpi/PWRF}
 stage_modules "$kernel" "$tree" "${modules[@]}" >"$tree/etc/modules"
+stage_modules "$kernel" "$tree" "$card" >/dev/null
 ln -s bin "$tree/sbin"
 ln -s ../bin "$tree/usr/bin"
 ln -s ../bin "$tree/usr/sbin"

@@ -8,7 +8,9 @@ use std::{
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VmFd};
-use sublet_vmm_protocol::{DiskConfig, DiskStatus, MachineConfig, RngConfig, config::DISK_QUEUE_MAX};
+use sublet_vmm_protocol::{
+    DiskConfig, DiskStatus, MacAddress, MachineConfig, RngConfig, config::DISK_QUEUE_MAX,
+};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
@@ -25,6 +27,7 @@ use crate::{
         virtio::{
             VirtioDevice,
             block::{Block, BlockError, BlockOptions},
+            net::{KernelNet, NetCard, NetError},
             rng::{Rng, RngError},
             transport::{Transport, TransportError},
             vsock::{KernelVsock, VsockCard, VsockError},
@@ -37,6 +40,7 @@ use crate::{
     pci::{PciBus, host_bridge::HostBridge},
     resources::Resources,
     sandbox::{DiskFilters, Lists, seccomp::Filter},
+    tap::Tap,
     vcpu::{self, GuestEnd, Surroundings, Vcpu, VcpuError},
 };
 
@@ -58,6 +62,8 @@ pub enum BuildError {
     Rng(#[source] RngError),
     #[error("cannot make the vsock card")]
     Vsock(#[source] VsockError),
+    #[error("cannot make the network card")]
+    Net(#[source] NetError),
     #[error("cannot put a device on the PCI bus")]
     Transport(#[source] TransportError),
     #[error("the PCI bus has no slot left")]
@@ -69,7 +75,7 @@ pub enum BuildError {
 /// Builds a prepared machine from what was taken of the host. Its threads keep to the CPUs that the configuration
 /// names, and to their lists of system calls.
 pub fn build(config: &MachineConfig, resources: Resources, lists: &Lists) -> Result<Machine, BuildError> {
-    let Resources { kvm, memory, console, disks, vsock } = resources;
+    let Resources { kvm, memory, console, disks, vsock, network } = resources;
     let vm = kvm::create_vm(&kvm, &memory).map_err(BuildError::Kvm)?;
     let interrupts = Interrupts::new(vm.clone());
     let console = Arc::new(console);
@@ -78,6 +84,7 @@ pub fn build(config: &MachineConfig, resources: Resources, lists: &Lists) -> Res
     // Disks come first and in order, so that the guest names them in that order.
     let disks = devices.add_disks(config, disks, &lists.disks)?;
     devices.add_vsock(vsock)?;
+    devices.add_network(network)?;
     devices.add_rng(config.rng, &lists.rng)?;
     let pci = devices.bus;
     let serial_interrupt = interrupts.pin(layout::COM1_GSI).map_err(BuildError::Interrupt)?;
@@ -146,6 +153,12 @@ impl Devices<'_> {
     fn add_vsock(&mut self, vsock: Option<(KernelVsock, u32)>) -> Result<(), BuildError> {
         let Some((kernel, cid)) = vsock else { return Ok(()) };
         let card = VsockCard::new(kernel, cid, self.memory.clone()).map_err(BuildError::Vsock)?;
+        self.add(Box::new(card))
+    }
+
+    fn add_network(&mut self, network: Option<(KernelNet, Tap, MacAddress)>) -> Result<(), BuildError> {
+        let Some((kernel, tap, mac)) = network else { return Ok(()) };
+        let card = NetCard::new(kernel, tap, mac, self.memory.clone()).map_err(BuildError::Net)?;
         self.add(Box::new(card))
     }
 

@@ -30,5 +30,6 @@ pub mod pci;
 pub mod rate_limit;
 pub mod resources;
 pub mod sandbox;
+pub mod tap;
 pub mod threads;
 pub mod vcpu;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kvm_ioctls::Kvm;
-use sublet_vmm_protocol::MachineConfig;
+use sublet_vmm_protocol::{MacAddress, MachineConfig};
 use thiserror::Error;
 
 use crate::{
@@ -13,11 +13,12 @@ use crate::{
         engine,
     },
     console::{Console, ConsoleError},
-    devices::virtio::vsock::KernelVsock,
+    devices::virtio::{net::KernelNet, vsock::KernelVsock},
     kvm::{self, KvmError},
     memory::{self, GuestMemory, MemoryError},
     oom,
     sandbox::Limits,
+    tap::{OpenTapError, Tap},
     threads::{self, PinError},
 };
 
@@ -35,6 +36,10 @@ pub enum ResourceError {
     Disk { number: usize, source: OpenDiskError },
     #[error("cannot open /dev/vhost-vsock; it must exist and this user must be allowed to read and write it")]
     Vsock(#[source] vhost::Error),
+    #[error("cannot use network.tap")]
+    Tap(#[source] OpenTapError),
+    #[error("cannot open /dev/vhost-net; it must exist and this user must be allowed to read and write it")]
+    Net(#[source] vhost::Error),
 }
 
 pub struct Resources {
@@ -44,18 +49,25 @@ pub struct Resources {
     pub(crate) disks: Vec<Disk>,
     /// With the guest's context id.
     pub(crate) vsock: Option<(KernelVsock, u32)>,
+    /// With the card's address.
+    pub(crate) network: Option<(KernelNet, Tap, MacAddress)>,
 }
 
 impl Resources {
     /// Takes what the configuration names. This thread then keeps to the CPUs for service.
     pub fn take(config: &MachineConfig) -> Result<Self, ResourceError> {
         let disks = open_disks(config)?;
+        let tap = config.network.as_ref().map(|network| Tap::open(&network.tap)).transpose();
+        let tap = tap.map_err(ResourceError::Tap)?;
         let kvm = kvm::open().map_err(ResourceError::Kvm)?;
         let memory = build_memory(config)?;
         let console = Console::new(&config.console).map_err(ResourceError::Console)?;
         let open_vsock = || KernelVsock::new(memory.clone()).map_err(ResourceError::Vsock);
         let vsock = config.vsock.as_ref().map(|vsock| Ok((open_vsock()?, vsock.guest_cid))).transpose()?;
-        Ok(Self { kvm, console, disks, vsock, memory })
+        let open_net = || KernelNet::new(memory.clone()).map_err(ResourceError::Net);
+        let card = config.network.as_ref().zip(tap);
+        let network = card.map(|(config, tap)| Ok((open_net()?, tap, config.mac))).transpose()?;
+        Ok(Self { kvm, console, disks, vsock, network, memory })
     }
 
     /// What the machine will need of the process that it runs in.

@@ -1,4 +1,4 @@
-//! The device requests that lists of system calls name (linux/kvm.h, linux/vhost.h); the crates that make them keep
+//! The device requests that lists of system calls name (linux/kvm.h, linux/vhost.h, linux/if_tun.h); the crates that make them keep
 //! their numbers to themselves.
 
 use kvm_bindings::{kvm_irq_routing, kvm_irqfd, kvm_regs, kvm_sregs};
@@ -25,7 +25,10 @@ pub(super) const VHOST_SET_VRING_ADDR: u32 = request(_IOC_WRITE, VHOST, 0x11, VR
 pub(super) const VHOST_SET_VRING_BASE: u32 = request(_IOC_WRITE, VHOST, 0x12, EIGHT_BYTES);
 pub(super) const VHOST_SET_VRING_KICK: u32 = request(_IOC_WRITE, VHOST, 0x20, EIGHT_BYTES);
 pub(super) const VHOST_SET_VRING_CALL: u32 = request(_IOC_WRITE, VHOST, 0x21, EIGHT_BYTES);
+pub(super) const VHOST_NET_SET_BACKEND: u32 = request(_IOC_WRITE, VHOST, 0x30, EIGHT_BYTES);
 pub(super) const VHOST_VSOCK_SET_RUNNING: u32 = request(_IOC_WRITE, VHOST, 0x61, size_of::<i32>());
+
+pub(super) const TUN_SET_OFFLOAD: u32 = libc::TUNSETOFFLOAD as u32;
 
 /// As the kernel looks at it: only the low half of the argument counts.
 const fn request(direction: u32, kind: u32, number: u32, bytes: usize) -> u32 {
@@ -42,5 +45,6 @@ mod tests {
         assert_eq!([KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS], [0x4090_ae82, 0x8138_ae83, 0x4138_ae84]);
         assert_eq!([VHOST_SET_MEM_TABLE, VHOST_SET_VRING_ADDR], [0x4008_af03, 0x4028_af11]);
         assert_eq!([VHOST_SET_FEATURES, VHOST_VSOCK_SET_RUNNING], [0x4008_af00, 0x4004_af61]);
+        assert_eq!([VHOST_NET_SET_BACKEND, TUN_SET_OFFLOAD], [0x4008_af30, 0x4004_54d0]);
     }
 }

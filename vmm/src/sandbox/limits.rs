@@ -9,8 +9,8 @@ use thiserror::Error;
 /// Open files: 8 disks of 32 queues with four events each, 32 vCPUs, 64 connections and what they send come to fewer
 /// than 1400.
 const FILES: u64 = 2048;
-/// Threads of the kernel's that count as the user's, beside those for disks: vhost's, since Linux 6.4, and one of KVM's
-/// that splits pages (`kvm-nx-lpage-recovery`), since 6.12.
+/// Threads of the kernel's that count as the user's, beside those for disks: vhost's two, since Linux 6.4, and one of
+/// KVM's that splits pages (`kvm-nx-lpage-recovery`), since 6.12.
 const KERNEL_THREADS: u64 = 4;
 
 #[derive(Debug, Error)]

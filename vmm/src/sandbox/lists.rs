@@ -69,6 +69,7 @@ const EVENT_LOOP: &[Call] = &[
     ),
     // Devices are stopped when the guest has ended.
     Call::ioctl(VHOST_VSOCK_SET_RUNNING),
+    Call::ioctl(VHOST_NET_SET_BACKEND),
 ];
 
 /// A vCPU runs the guest, and on its own time what the guest asks of its devices.
@@ -91,6 +92,13 @@ const VCPU: &[Call] = &[
     Call::ioctl(VHOST_SET_VRING_CALL),
     Call::ioctl(VHOST_SET_VRING_KICK),
     Call::ioctl(VHOST_VSOCK_SET_RUNNING),
+    Call::ioctl(VHOST_NET_SET_BACKEND),
+    // What its driver takes off the host's hands.
+    Call::with_both(
+        SYS_ioctl,
+        Condition::Is { argument: 1, value: TUN_SET_OFFLOAD },
+        Condition::Lacks { argument: 2, bits: !OFFLOADS },
+    ),
 ];
 
 /// A thread that serves a device's queues.
@@ -113,6 +121,9 @@ const RNG: &[Call] = &[Call::any(SYS_getrandom)];
 
 /// To give the kernel work and to see what is done of it (linux/io_uring.h); nothing else is asked of a ring.
 const IORING_ENTER_GETEVENTS: u32 = 1;
+
+/// Sums of frames, and large segments.
+const OFFLOADS: u32 = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
 
 /// A range is zeroed, and no file grows by it.
 const ZERO_RANGE: u32 = (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE) as u32;

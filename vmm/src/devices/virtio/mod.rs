@@ -2,15 +2,17 @@
 //!
 //! A device is what [`VirtioDevice`] says; the [`transport`] is the same for all: it negotiates features, collects
 //! the queues' configuration and hands them over, once, when the driver is ready. A [`worker`] is a thread that serves
-//! a device's queues.
+//! a device's queues; [`vhost`] is for devices whose queues the host's kernel serves.
 //!
 //! Each device's folder has the same files: `device` is what the transport sees, `config` what the driver reads of it,
 //! `queue` what is done with what the driver offers.
 
 pub mod block;
 pub mod common_config;
+pub mod net;
 pub mod rng;
 pub mod transport;
+pub mod vhost;
 pub mod vsock;
 pub mod worker;
 
@@ -94,7 +96,9 @@ pub enum ActivateError {
     #[error("the device's thread has ended")]
     NoThread,
     #[error("cannot give the kernel's vhost device {what}")]
-    Vhost { what: &'static str, source: vhost::Error },
+    Vhost { what: &'static str, source: ::vhost::Error },
+    #[error("cannot tell the TAP interface what the driver does of its frames' work")]
+    Offloads(#[source] io::Error),
 }
 
 impl DeviceFailure {

@@ -6,7 +6,7 @@ use thiserror::Error;
 use vhost::{VhostBackend, vhost_kern::vsock::Vsock, vsock::VhostVsock};
 
 use super::{
-    config::{self, IDENTITY, KERNEL_QUEUES, QUEUE_SIZE, QUEUES},
+    config::{self, IDENTITY, QUEUE_SIZE, QUEUES},
     queue,
 };
 use crate::{
@@ -75,23 +75,14 @@ impl VirtioDevice for VsockCard {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let vhost = |what| move |source| ActivateError::Vhost { what, source };
-        self.kernel.set_features(activation.features).map_err(vhost("its features"))?;
-        queue::share_memory(&self.kernel, &self.memory).map_err(vhost("the guest's memory"))?;
-        let queues = activation.queues.iter().zip(&self.queues).take(KERNEL_QUEUES);
-        for (index, (active, slot)) in queues.enumerate() {
-            let active = active.as_ref().ok_or(ActivateError::MissingQueue(index))?;
-            queue::share_queue(&self.kernel, index, active, &slot.kick).map_err(vhost("a queue"))?;
-        }
-        self.kernel.start().map_err(vhost("the word to start"))?;
+        queue::serve(&self.kernel, &self.memory, &activation, &self.queues)?;
         self.is_running = true;
         Ok(())
     }
 
     fn reset(&mut self, _patience: Duration) -> bool {
         if self.is_running {
-            // Refused only while it does not run.
-            let _ = self.kernel.stop();
+            queue::stop(&self.kernel);
             self.is_running = false;
         }
         true

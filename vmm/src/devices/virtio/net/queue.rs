@@ -1,0 +1,35 @@
+//! The kernel serves the queues, for as long as it is told which TAP interface is behind them.
+
+use vhost::net::VhostNet;
+
+use super::{
+    KernelNet,
+    config::{QUEUES, of_queues},
+};
+use crate::{
+    devices::virtio::{
+        ActivateError, Activation, QueueSlot,
+        vhost::{refused, share},
+    },
+    memory::GuestMemory,
+    tap::Tap,
+};
+
+pub fn serve(
+    kernel: &KernelNet,
+    tap: &Tap,
+    memory: &GuestMemory,
+    activation: &Activation,
+    slots: &[QueueSlot],
+) -> Result<(), ActivateError> {
+    share(kernel, of_queues(activation.features), memory, activation, slots)?;
+    (0..QUEUES).try_for_each(|queue| {
+        kernel.set_backend(queue, Some(tap.file())).map_err(refused("the TAP interface"))
+    })
+}
+
+/// Whether the kernel has let go of the guest's memory: it waits for what it has in hand.
+pub fn stop(kernel: &KernelNet) -> bool {
+    let kept = (0..QUEUES).filter(|queue| kernel.set_backend(*queue, None).is_err());
+    kept.count() == 0
+}
