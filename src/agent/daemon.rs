@@ -163,7 +163,7 @@ async fn services(config: Config) -> Result<Services, AgentError> {
     }
     let host_cpus = config.reserve.host_cpus(&inventory.cores);
     Ok(Services {
-        networks: Networks::new(config.network.clone(), config.users, &directory, &cgroups, host_cpus),
+        networks: Networks::new(config.network.clone(), config.users, &cgroups, host_cpus),
         vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups),
         images: ImageCache::new(config.image_directory.clone()),
         clock: Arc::new(LeaseClock::default()),

@@ -18,6 +18,7 @@ mod hand_over;
 mod jail;
 mod jobs;
 mod kernels;
+mod network;
 mod restarts;
 mod tour;
 mod world;

@@ -16,13 +16,7 @@ mod rules;
 mod servers;
 mod settings;
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs::File, io, path::PathBuf, time::Duration};
 
 use ipnet::Ipv4Net;
 use sublet_vmm_protocol::NetworkConfig;
@@ -97,17 +91,11 @@ struct State {
 }
 
 impl Networks {
-    /// `state_directory` keeps what was changed of the host; `cpus` are the owner's.
-    pub fn new(
-        settings: NetworkSettings,
-        users: Users,
-        state_directory: &Path,
-        cgroups: &Cgroups,
-        cpus: Vec<u32>,
-    ) -> Self {
+    /// `cpus` are the owner's.
+    pub fn new(settings: NetworkSettings, users: Users, cgroups: &Cgroups, cpus: Vec<u32>) -> Self {
         let root = PathBuf::from("/");
         let servers = Servers::new(cgroups.beside("sublet-network"), cpus, settings.dns.clone());
-        let forwarding = Forwarding::new(root.clone(), state_directory.join("network.json"));
+        let forwarding = Forwarding::new(root.clone());
         Self { root, settings, users, servers, forwarding, state: Mutex::default() }
     }
 
@@ -130,19 +118,27 @@ impl Networks {
         let mut state = self.state.lock().await;
         let ours = interfaces::all(&self.root, |user| self.users.contains(user))?;
         for (partition, user) in partitions {
-            let link = self.link(*partition, *user)?;
-            if ours.contains(&link.tap) {
-                state.links.insert(*partition, link);
+            match self.link(*partition, *user) {
+                Ok(link) if ours.contains(&link.tap) => drop(state.links.insert(*partition, link)),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%partition, error = chain(&error), "the partition's guest is cut off")
+                }
             }
         }
         if ours.is_empty() && !self.forwarding.has_record() {
             return Ok(());
         }
-        self.claim(&mut state)?;
+        match self.claim(&mut state) {
+            // Nothing of it is ours.
+            Err(NetworkError::OtherAgent) if ours.is_empty() => return Ok(()),
+            claimed => claimed?,
+        }
         for tap in ours.iter().filter(|tap| !state.links.values().any(|link| link.tap == **tap)) {
             interfaces::delete(&self.root, tap).await?;
         }
-        self.apply(&mut state).await?;
+        // An agent of another version may have made other chains of the same names.
+        self.apply(&mut state, rules::NONE).await?;
         for (partition, link) in &state.links {
             self.servers.start(*partition, link).await?;
         }
@@ -167,7 +163,8 @@ impl Networks {
 
     /// Deletes the partition's link and all that is known of it, when its machine is gone.
     pub async fn down(&self, partition: PartitionId, user: u32) -> Result<(), NetworkError> {
-        let link = self.link(partition, user)?;
+        // By what the configuration says now it never had one.
+        let Ok(link) = self.link(partition, user) else { return Ok(()) };
         let mut state = self.state.lock().await;
         if state.links.contains_key(&partition) || interfaces::is_there(&self.root, &link.tap) {
             self.claim(&mut state)?;
@@ -196,7 +193,7 @@ impl Networks {
         self.require_free_range(&Routes::read(&self.root)?)?;
         interfaces::make(&self.root, link).await?;
         state.links.insert(partition, link.clone());
-        self.apply(state).await?;
+        self.apply(state, "").await?;
         Ok(self.servers.start(partition, link).await?)
     }
 
@@ -211,12 +208,12 @@ impl Networks {
         forget_connections(link).await?;
         interfaces::delete(&self.root, &link.tap).await?;
         state.links.remove(&partition);
-        state.applied = None;
-        self.apply(state).await
+        self.apply(state, "").await
     }
 
-    /// Has the kernel take the rules for the partitions that there are, and forward for them; for none, nothing is left.
-    async fn apply(&self, state: &mut MutexGuard<'_, State>) -> Result<(), NetworkError> {
+    /// Has the kernel take the rules for the partitions that there are, after `before` and in one step with it, and
+    /// forward for them; for none, nothing is left.
+    async fn apply(&self, state: &mut MutexGuard<'_, State>, before: &str) -> Result<(), NetworkError> {
         state.applied = None;
         if state.links.is_empty() {
             nft(rules::NONE).await?;
@@ -226,7 +223,7 @@ impl Networks {
         }
         let surroundings = self.surroundings()?;
         let links: Vec<&Link> = state.links.values().collect();
-        nft(&rules::ruleset(&links, &surroundings, &self.settings)).await?;
+        nft(&format!("{before}{}", rules::ruleset(&links, &surroundings, &self.settings))).await?;
         self.forwarding.open(&surroundings.opened)?;
         state.applied = Some(surroundings);
         Ok(())
@@ -237,7 +234,7 @@ impl Networks {
             return Ok(());
         }
         if state.applied != Some(self.surroundings()?) || !rules_are_there().await? {
-            self.apply(state).await?;
+            self.apply(state, "").await?;
         }
         for (partition, link) in state.links.iter().filter(|(id, _)| !self.servers.is_running(**id)) {
             tracing::warn!(%partition, "the partition's DHCP and DNS server ended, and is started again");

@@ -9,6 +9,9 @@ use std::{
 
 use thiserror::Error;
 
+/// Gone when the host is started anew, as all is that it tells of.
+const RECORD: &str = "run/sublet-network.json";
+
 #[derive(Debug, Error)]
 pub enum ForwardingError {
     #[error("cannot use the record of what was changed of the host's network, {path:?}")]
@@ -27,7 +30,8 @@ pub(super) struct Forwarding {
 }
 
 impl Forwarding {
-    pub(super) fn new(root: PathBuf, record: PathBuf) -> Self {
+    pub(super) fn new(root: PathBuf) -> Self {
+        let record = root.join(RECORD);
         Self { root, record }
     }
 
@@ -58,9 +62,10 @@ impl Forwarding {
         opened.iter().filter(|name| !self.is_on(&conf(name))).try_for_each(|name| self.set(name, "1"))
     }
 
-    /// Puts everything back, and forgets it.
+    /// Puts everything back, and forgets it. Where the owner has come to have the host forward, that stays.
     pub(super) fn close(&self) -> Result<(), ForwardingError> {
-        for name in self.recorded()?.iter().filter(|name| self.setting(name).exists()) {
+        let opened = if self.is_on("ip_forward") { BTreeSet::new() } else { self.recorded()? };
+        for name in opened.iter().filter(|name| self.setting(name).exists()) {
             self.set(name, "0")?;
         }
         match fs::remove_file(&self.record) {
@@ -83,8 +88,8 @@ impl Forwarding {
         let new = self.record.with_extension("new");
         let bytes = serde_json::to_vec(opened)
             .map_err(|source| ForwardingError::Unreadable { path: self.record.clone(), source })?;
-        let written = fs::write(&new, bytes).and_then(|()| fs::File::open(&new)?.sync_all());
-        written.and_then(|()| fs::rename(&new, &self.record)).map_err(|source| self.failed(source))
+        let written = fs::write(&new, bytes).and_then(|()| fs::rename(&new, &self.record));
+        written.map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: io::Error) -> ForwardingError {
@@ -127,7 +132,8 @@ mod tests {
                 fs::create_dir_all(settings.join("conf").join(name)).unwrap();
                 fs::write(settings.join(conf(name)), format!("{value}\n")).unwrap();
             }
-            let forwarding = Forwarding::new(root.path().to_owned(), root.path().join("network.json"));
+            fs::create_dir(root.path().join("run")).unwrap();
+            let forwarding = Forwarding::new(root.path().to_owned());
             (Self(root), forwarding)
         }
 
@@ -153,6 +159,16 @@ mod tests {
         assert_eq!(forwarding.claim(&names(&["eth0", "br0"])).unwrap(), names(&["eth0"]));
         forwarding.close().unwrap();
         assert!(!host.forwards("eth0") && host.forwards("br0") && !forwarding.has_record());
+    }
+
+    #[test]
+    fn a_host_whose_owner_has_it_forward_in_the_meantime_goes_on_forwarding() {
+        let (host, forwarding) = Host::new("0", &[("eth0", "0")]);
+        forwarding.open(&forwarding.claim(&names(&["eth0"])).unwrap()).unwrap();
+        fs::write(host.0.path().join("proc/sys/net/ipv4/ip_forward"), "1\n").unwrap();
+        assert_eq!(forwarding.claim(&names(&["eth0"])).unwrap(), names(&[]));
+        forwarding.close().unwrap();
+        assert!(host.forwards("eth0"));
     }
 
     #[test]

@@ -101,7 +101,8 @@ impl Servers {
         Ok(tokio::task::spawn_blocking(stop).await??)
     }
 
-    /// As dnsmasq(8) has it. Leases are kept in memory, and nothing is logged: a guest could fill both.
+    /// As dnsmasq(8) has it. Leases are kept in memory, and nothing is logged: a guest could fill both. Answers are
+    /// broadcast, or it would put an entry of its own in the place of the guest's permanent one among the neighbours.
     fn configuration(&self, link: &Link) -> String {
         let Link { tap, mac, guest, .. } = link;
         let upstream = match self.dns.as_slice() {
@@ -115,7 +116,7 @@ impl Servers {
              log-facility=/dev/null\nquiet-dhcp\n\
              no-hosts\n{upstream}domain-needed\nbogus-priv\nstop-dns-rebind\ncache-size=150\ndns-forward-max=64\n\
              dhcp-range={guest},{guest},255.255.255.252,1h\ndhcp-host={mac},{guest}\ndhcp-ignore=tag:!known\n\
-             dhcp-authoritative\nleasefile-ro\nno-ping\n"
+             dhcp-authoritative\ndhcp-broadcast\nleasefile-ro\nno-ping\n"
         )
     }
 }
