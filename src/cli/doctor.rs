@@ -153,8 +153,7 @@ impl Host {
 
     fn network(&self) -> Check {
         const NAME: &str = "networking";
-        const REMEDY: &str =
-            "install the packages iproute2, nftables, conntrack and dnsmasq-base, and load the module tun";
+        const REMEDY: &str = "install the packages iproute2, nftables, conntrack and dnsmasq-base, and load the modules tun and vhost_net";
         let has = |program: &str| {
             let places = ["usr/sbin", "usr/bin", "sbin", "bin"];
             places.iter().any(|place| self.root.join(place).join(program).is_file())
@@ -162,10 +161,11 @@ impl Host {
         if let Some((program, package)) = NETWORK_PROGRAMS.iter().find(|(program, _)| !has(program)) {
             return Check::missing(NAME, format!("there is no {program} (package {package})"), REMEDY);
         }
-        if !self.root.join("dev/net/tun").exists() {
-            return Check::missing(NAME, "there is no /dev/net/tun", REMEDY);
+        let devices = ["dev/net/tun", "dev/vhost-net"];
+        if let Some(device) = devices.iter().find(|device| !self.root.join(device).exists()) {
+            return Check::missing(NAME, format!("there is no /{device}"), REMEDY);
         }
-        Check::ok(NAME, "ip, nft, conntrack, dnsmasq and /dev/net/tun")
+        Check::ok(NAME, "ip, nft, conntrack, dnsmasq, /dev/net/tun and /dev/vhost-net")
     }
 
     fn cpus(&self) -> Check {
@@ -255,6 +255,7 @@ mod tests {
             ("usr/sbin/conntrack", ""),
             ("sbin/dnsmasq", ""),
             ("dev/net/tun", ""),
+            ("dev/vhost-net", ""),
         ];
         for (path, text) in files {
             let path = root.path().join(path);

@@ -11,10 +11,12 @@ use sublet_lab::AgentAction;
 
 use crate::world::{AN_HOUR, Loan, PATIENCE, SMALL, World, shell, world};
 
+/// The host's own programs; its shell would take busybox's.
+const TOOLS: &str = "PATH=/usr/sbin:$PATH; ip() { /usr/sbin/ip \"$@\"; }; ";
+
 /// The router at 192.168.77.254 has the internet's 11.22.33.44 behind it, with a name; a cloud's metadata at
 /// 169.254.169.254; and a machine of the lender's at 12.34.56.254, a public address on the lender's own link.
 const BEGIN_SURROUNDINGS: &str = r#"
-PATH=/usr/sbin:$PATH
 mkdir -p /var/run /srv/cgi-bin
 printf '#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\nfrom $REMOTE_ADDR\\n"\n' >/srv/cgi-bin/who
 chmod 755 /srv/cgi-bin/who
@@ -37,7 +39,6 @@ echo 'nameserver 192.168.77.254' >/etc/resolv.conf
 "#;
 
 const END_SURROUNDINGS: &str = r#"
-PATH=/usr/sbin:$PATH
 rm -rf /etc/resolv.conf /srv
 kill $(ip netns pids internet)
 ip link delete lan0
@@ -49,14 +50,14 @@ struct Surroundings(&'static World);
 impl Surroundings {
     fn begin() -> Self {
         let world = world();
-        world.on_host(BEGIN_SURROUNDINGS);
+        world.on_host(&format!("{TOOLS}{BEGIN_SURROUNDINGS}"));
         Self(world)
     }
 }
 
 impl Drop for Surroundings {
     fn drop(&mut self) {
-        let _ = self.0.lab_host.exec(["sh", "-c", END_SURROUNDINGS]);
+        let _ = self.0.lab_host.exec(["sh", "-c", &format!("{TOOLS}{END_SURROUNDINGS}")]);
     }
 }
 
@@ -82,7 +83,7 @@ fn addresses(loan: &Loan) -> (String, String) {
 
 /// Waits on the host until a shell's condition holds.
 fn wait_on_host(condition: &str) {
-    let script = format!("PATH=/usr/sbin:$PATH; until {condition}; do usleep 100000; done");
+    let script = format!("{TOOLS}until {condition}; do usleep 100000; done");
     let limit = PATIENCE.as_secs().to_string();
     let output = world().lab_host.exec(["timeout", &limit, "sh", "-c", &script]).unwrap();
     assert!(output.outcome.is_success(), "{condition}: {}", String::from_utf8_lossy(&output.stderr));
@@ -90,12 +91,12 @@ fn wait_on_host(condition: &str) {
 
 /// What is left on the host of partitions' networks.
 fn left_on_host() -> String {
-    world().on_host(
-        "PATH=/usr/sbin:$PATH; ip -o link | grep sl- || true; nft list ruleset; \
+    world().on_host(&format!(
+        "{TOOLS}ip -o link | grep sl- || true; nft list ruleset; \
          ps | grep '[d]nsmasq --conf-file=-' || true; conntrack -L 2>/dev/null | grep 100.96 || true; \
          find /sys/fs/cgroup/sublet-network -mindepth 1 -type d; ls /run/sublet-network.json 2>/dev/null || true; \
          cat /proc/sys/net/ipv4/conf/eth0/forwarding /proc/sys/net/ipv4/conf/lan0/forwarding",
-    )
+    ))
 }
 
 /// Asks by name, so that DNS works as well; says under which address it was heard.
@@ -134,8 +135,7 @@ fn a_guest_with_nat_reaches_the_internet_and_nothing_of_its_lenders_or_of_its_ne
     let all: Vec<&str> = lenders.into_iter().chain([neighbours.as_str()]).collect();
     assert_eq!(loan.shell(&reached(&all)).success(), "");
     // Nobody else opens a connection to a guest either: not the lender's network, and not the host.
-    let from_outside =
-        format!("PATH=/usr/sbin:$PATH; ip netns exec internet sh -c '{}'", reached(&[&neighbours]));
+    let from_outside = format!("{TOOLS}ip netns exec internet sh -c '{}'", reached(&[&neighbours]));
     assert_eq!(world.on_host(&from_outside), "");
     assert_eq!(world.on_host(&reached(&[&neighbours])), "");
 

@@ -41,14 +41,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Held by the one agent of the host that has partitions with a network: rules and interfaces are the host's.
 const LOCK: &str = "run/sublet-network.lock";
 
+/// What a guest's card and its interface need, with the module that has it.
+const DEVICES: [(&str, &str); 2] = [("dev/net/tun", "tun"), ("dev/vhost-net", "vhost_net")];
+
 #[derive(Debug, Error)]
 pub enum NetworkError {
     #[error(transparent)]
     Program(#[from] ProgramError),
     #[error("this host's kernel does not take the packet filter's rules")]
     Rules(#[source] ProgramError),
-    #[error("this host has no /dev/net/tun: load the module tun")]
-    NoTun,
+    #[error("this host has no /{device}: load the module {module}")]
+    NoDevice { device: &'static str, module: &'static str },
     #[error(transparent)]
     Address(#[from] NoAddress),
     #[error("the partition's user {0} is none of users")]
@@ -103,8 +106,10 @@ impl Networks {
     pub async fn check(&self, partition: PartitionId, user: u32) -> Result<(), NetworkError> {
         Program::ALL.into_iter().try_for_each(|program| program.find().map(drop))?;
         Servers::check(&self.root)?;
-        if !self.root.join("dev/net/tun").exists() {
-            return Err(NetworkError::NoTun);
+        if let Some((device, module)) =
+            DEVICES.into_iter().find(|(device, _)| !self.root.join(device).exists())
+        {
+            return Err(NetworkError::NoDevice { device, module });
         }
         self.require_free_range(&Routes::read(&self.root)?)?;
         // Rules for an interface that is there for certain.
