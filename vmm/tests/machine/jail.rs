@@ -14,6 +14,7 @@ use sublet_vmm_protocol::{
 
 use crate::{
     devices::full_disk,
+    net::Tap,
     process::Process,
     vmm::{Image, MODULES, PROGRAM, Vmm, comes_true, disk, machine},
 };
@@ -28,7 +29,8 @@ fn whole_machine() -> MachineConfig {
     let config = machine(2);
     let disks = vec![disk(&config.name, 1 << 20)];
     let vsock = Some(VsockConfig { guest_cid: GUEST_CID_MIN + config.user });
-    MachineConfig { disks, vsock, rng: Some(RngConfig::default()), ..config }
+    let network = Some(Tap::new().card());
+    MachineConfig { disks, vsock, network, rng: Some(RngConfig::default()), ..config }
 }
 
 /// Its guest runs until it is ended, and says so on its console again and again.
@@ -39,7 +41,7 @@ fn running(config: MachineConfig) -> Vmm {
 /// The same, where the guest does that before each time.
 fn running_with(config: MachineConfig, step: &str) -> Vmm {
     let mut vmm = Vmm::prepare(config);
-    let script = format!("{MODULES}; while true; do {step}; echo tick; usleep 200000; done");
+    let script = format!("{MODULES} virtio_net; while true; do {step}; echo tick; usleep 200000; done");
     vmm.boot(Image::Elf612.running(&script));
     vmm.wait_for("tick");
     vmm
@@ -118,7 +120,9 @@ fn a_machine_has_the_descriptors_that_it_needs_and_no_others() {
     assert!(matches!(state, MachineState::Running { .. }), "{state:?}");
     let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let mut expected = vec![
+        "/dev/net/tun".to_owned(),
         "/dev/null".to_owned(),
+        "/dev/vhost-net".to_owned(),
         "/dev/vhost-vsock".to_owned(),
         path(&vmm.config.disks[0].path),
         path(&vmm.config.console.path),

@@ -4,6 +4,7 @@
 
 mod devices;
 mod jail;
+mod net;
 mod process;
 mod vmm;
 

@@ -37,6 +37,7 @@ pub struct NetCard {
     queues: Vec<QueueSlot>,
     /// What the TAP interface was told last; nothing yet by this process.
     offloads: Option<u32>,
+    is_running: bool,
 }
 
 impl NetCard {
@@ -59,6 +60,7 @@ impl NetCard {
             features: config::features(offered),
             queues: queues.map_err(NetError::Event)?,
             offloads: None,
+            is_running: false,
         })
     }
 
@@ -91,10 +93,13 @@ impl VirtioDevice for NetCard {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.set_offloads(config::offloads(activation.features))?;
-        queue::serve(&self.kernel, &self.tap, &self.memory, &activation, &self.queues)
+        queue::serve(&self.kernel, &self.tap, &self.memory, &activation, &self.queues)?;
+        self.is_running = true;
+        Ok(())
     }
 
     fn reset(&mut self, _patience: Duration) -> bool {
-        queue::stop(&self.kernel)
+        self.is_running = self.is_running && !queue::stop(&self.kernel);
+        !self.is_running
     }
 }

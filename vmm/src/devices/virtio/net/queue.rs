@@ -23,12 +23,13 @@ pub fn serve(
     slots: &[QueueSlot],
 ) -> Result<(), ActivateError> {
     share(kernel, of_queues(activation.features), memory, activation, slots)?;
-    (0..QUEUES).try_for_each(|queue| {
-        kernel.set_backend(queue, Some(tap.file())).map_err(refused("the TAP interface"))
-    })
+    let attach = |queue| kernel.set_backend(queue, Some(tap.file())).map_err(refused("the TAP interface"));
+    // Refuses none of queues that it has just taken.
+    (0..QUEUES).try_for_each(attach).inspect_err(|_| _ = stop(kernel))
 }
 
-/// Whether the kernel has let go of the guest's memory: it waits for what it has in hand.
+/// Whether the kernel has let go of the guest's memory: it waits for what it has in hand. Queues that it was never told
+/// of it refuses to let go of.
 pub fn stop(kernel: &KernelNet) -> bool {
     let kept = (0..QUEUES).filter(|queue| kernel.set_backend(*queue, None).is_err());
     kept.count() == 0
