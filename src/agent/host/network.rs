@@ -221,8 +221,9 @@ impl Networks {
     async fn apply(&self, state: &mut MutexGuard<'_, State>, before: &str) -> Result<(), NetworkError> {
         state.applied = None;
         if state.links.is_empty() {
-            nft(rules::NONE).await?;
             self.forwarding.close()?;
+            nft(rules::NONE).await?;
+            self.forwarding.forget()?;
             state.lock = None;
             return Ok(());
         }

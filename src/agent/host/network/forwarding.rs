@@ -62,12 +62,15 @@ impl Forwarding {
         opened.iter().filter(|name| !self.is_on(&conf(name))).try_for_each(|name| self.set(name, "1"))
     }
 
-    /// Puts everything back, and forgets it. Where the owner has come to have the host forward, that stays.
+    /// Puts everything back, before the rules go. Where the owner has come to have the host forward, that stays.
     pub(super) fn close(&self) -> Result<(), ForwardingError> {
         let opened = if self.is_on("ip_forward") { BTreeSet::new() } else { self.recorded()? };
-        for name in opened.iter().filter(|name| self.setting(name).exists()) {
-            self.set(name, "0")?;
-        }
+        let mut there = opened.iter().filter(|name| self.setting(name).exists());
+        there.try_for_each(|name| self.set(name, "0"))
+    }
+
+    /// Nothing of the host is changed any more.
+    pub(super) fn forget(&self) -> Result<(), ForwardingError> {
         match fs::remove_file(&self.record) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(self.failed(source)),
             _ => Ok(()),
@@ -158,7 +161,9 @@ mod tests {
         // An agent that was started anew still knows.
         assert_eq!(forwarding.claim(&names(&["eth0", "br0"])).unwrap(), names(&["eth0"]));
         forwarding.close().unwrap();
-        assert!(!host.forwards("eth0") && host.forwards("br0") && !forwarding.has_record());
+        assert!(!host.forwards("eth0") && host.forwards("br0") && forwarding.has_record());
+        forwarding.forget().unwrap();
+        assert!(!forwarding.has_record());
     }
 
     #[test]
