@@ -67,7 +67,7 @@ const CONNECTED: &str = "until ip route | grep -q default; do usleep 100000; don
 /// What of `addresses` answers in time; a shell's commands. All are tried at once.
 fn reached(addresses: &[&str]) -> String {
     let tries = addresses.iter().map(|address| {
-        format!("(wget -q -T 8 -O /dev/null http://{address} 2>/dev/null && echo reached {address}) & ")
+        format!("(timeout 8 wget -q -O /dev/null http://{address} 2>/dev/null && echo reached {address}) & ")
     });
     tries.collect::<String>() + "wait"
 }
@@ -100,7 +100,7 @@ fn left_on_host() -> String {
 }
 
 /// Asks by name, so that DNS works as well; says under which address it was heard.
-const ASK: &str = "wget -q -T 60 -O - http://there.example/cgi-bin/who";
+const ASK: &str = "timeout 60 wget -q -O - http://there.example/cgi-bin/who";
 const HEARD: &str = "from 192.168.77.1\n";
 
 #[test]
