@@ -1,6 +1,7 @@
 //! What is measured inside a lab host, by `sublet-lab-host bench`.
 
 mod cpu;
+mod net;
 mod peer;
 mod vmm;
 
@@ -81,6 +82,8 @@ pub enum Task {
     Memory { guest: Guest, peer: Option<Peer> },
     /// A loop of so many rounds, in a guest and beside it.
     Cpu { guest: Guest, rounds: u64 },
+    /// Streams of so many MiB both ways between a guest and its host, and within the host.
+    Net { guest: Guest, mib: u32, runs: u32 },
 }
 
 impl Task {
@@ -90,7 +93,7 @@ impl Task {
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reading {
     /// `cold`: from the VMM's start; `prepared`: from the boot request to a prepared machine. Both to the moment at
@@ -107,6 +110,17 @@ pub enum Reading {
         guest_s: f64,
         bare_s: f64,
     },
+    Net {
+        guest_to_host: Vec<Stream>,
+        host_to_guest: Vec<Stream>,
+    },
+}
+
+/// One stream's time between guest and host, and that of the same within the host right before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    pub guest_s: f64,
+    pub host_s: f64,
 }
 
 #[derive(Debug, Error)]
@@ -125,6 +139,8 @@ pub enum ReadingError {
     Peer(#[source] io::Error),
     #[error("the guest did not get that far; its console: {0}")]
     Guest(String),
+    #[error("a stream did not come through")]
+    Stream(#[source] io::Error),
     #[error("{0:?} is none of a process's memory")]
     Smaps(String),
 }
@@ -138,6 +154,7 @@ pub fn perform(task: &Task) -> Result<Reading, ReadingError> {
         Task::Memory { guest, peer: None } => vmm::memory(guest),
         Task::Memory { guest, peer: Some(peer) } => peer::memory(peer, guest),
         Task::Cpu { guest, rounds } => cpu::compare(guest, *rounds),
+        Task::Net { guest, mib, runs } => net::compare(guest, *mib, *runs),
     }
 }
 

@@ -9,6 +9,7 @@ mod cpu;
 mod hosts;
 pub mod inside;
 mod memory;
+mod net;
 mod report;
 
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub enum Bench {
     Memory,
     /// A computation in a guest, and on the same core without one.
     Cpu,
+    /// What a network card carries.
+    Net,
 }
 
 impl Bench {
@@ -37,6 +40,7 @@ impl Bench {
             Self::Boot => "boot",
             Self::Memory => "memory",
             Self::Cpu => "cpu",
+            Self::Net => "net",
         }
     }
 }
@@ -70,6 +74,7 @@ pub fn run(bench: Bench, options: &Options, say: &dyn Fn(&str)) -> Result<Report
         Bench::Boot => boot::measure(options, &mut report, say)?,
         Bench::Memory => memory::measure(options, &mut report, say)?,
         Bench::Cpu => cpu::measure(options, &mut report, say)?,
+        Bench::Net => net::measure(options, &mut report, say)?,
     }
     Ok(report)
 }

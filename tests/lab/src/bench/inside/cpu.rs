@@ -30,7 +30,7 @@ fn on_host(rounds: u64) -> Result<f64, ReadingError> {
 }
 
 fn in_guest(guest: &Guest, rounds: u64) -> Result<f64, ReadingError> {
-    let mut machine = Machine::prepare(guest)?;
+    let mut machine = Machine::prepare(&Machine::config(guest))?;
     let script = format!("mount -t proc p /proc; {}; sleep 100000", script(rounds));
     machine.boot(guest, &format!("rdinit=/bin/sh -- -c \"{script}\""))?;
     machine.wait_for(" end\r\n")?;

@@ -24,11 +24,9 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts a VMM; when this returns its machine is prepared.
-    pub(super) fn prepare(guest: &Guest) -> Result<Self, ReadingError> {
-        let (console, control_socket) =
-            (PathBuf::from("/run/bench.console"), PathBuf::from("/run/bench.control"));
-        let config = MachineConfig {
+    /// A machine with nothing but CPUs and memory.
+    pub(super) fn config(guest: &Guest) -> MachineConfig {
+        MachineConfig {
             version: PROTOCOL_VERSION,
             name: "bench".into(),
             user: USER,
@@ -39,11 +37,16 @@ impl Machine {
             vsock: None,
             network: None,
             rng: None,
-            console: ConsoleConfig { path: console.clone(), capacity_bytes: 64 * 1024 },
-            control_socket: control_socket.clone(),
-        };
-        launch(&config)?;
-        Ok(Self { control: Control::connect(&control_socket)?, console })
+            console: ConsoleConfig { path: "/run/bench.console".into(), capacity_bytes: 64 * 1024 },
+            control_socket: "/run/bench.control".into(),
+        }
+    }
+
+    /// Starts a VMM; when this returns its machine is prepared.
+    pub(super) fn prepare(config: &MachineConfig) -> Result<Self, ReadingError> {
+        launch(config)?;
+        let control = Control::connect(&config.control_socket)?;
+        Ok(Self { control, console: config.console.path.clone() })
     }
 
     pub(super) fn boot(&mut self, guest: &Guest, options: &str) -> Result<Status, ReadingError> {
@@ -109,7 +112,7 @@ fn launch(config: &MachineConfig) -> Result<(), ReadingError> {
 /// A guest whose first program resets the machine.
 pub(super) fn boot(guest: &Guest) -> Result<Reading, ReadingError> {
     let started = Instant::now();
-    let mut machine = Machine::prepare(guest)?;
+    let mut machine = Machine::prepare(&Machine::config(guest))?;
     let prepared = Instant::now();
     let booted = machine.boot(guest, "reboot=k rdinit=/bin/reboot -- -f")?;
     machine.end(booted)?;
@@ -122,7 +125,7 @@ pub(super) fn boot(guest: &Guest) -> Result<Reading, ReadingError> {
 
 /// A guest that sleeps once its init runs.
 pub(super) fn memory(guest: &Guest) -> Result<Reading, ReadingError> {
-    let mut machine = Machine::prepare(guest)?;
+    let mut machine = Machine::prepare(&Machine::config(guest))?;
     machine.boot(guest, "rdinit=/bin/sh -- -c \"echo at init; sleep 100000\"")?;
     machine.wait_for("at init")?;
     Ok(Reading::Memory { overhead_kib: overhead_kib(machine.process()?, guest)? })
