@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::host::{
     carve::Reserve,
+    network::{BadNetwork, NetworkSettings},
     users::{BadUsers, Users},
 };
 use crate::domain::{
@@ -58,6 +59,9 @@ pub struct Config {
     /// Whom VMMs run as.
     #[serde(default)]
     pub users: Users,
+    /// What partitions' networks are made of, and their limits.
+    #[serde(default)]
+    pub network: NetworkSettings,
     pub prices: Prices,
 }
 
@@ -135,6 +139,8 @@ pub enum ConfigError {
     Patience { field: &'static str, value: u64 },
     #[error(transparent)]
     Users(#[from] BadUsers),
+    #[error(transparent)]
+    Network(#[from] BadNetwork),
     #[error("{field}: must be at most {PRICE_MAX_MICROS}, is {value}")]
     Price { field: &'static str, value: u64 },
     #[error("cannot tell where this program is, to find sublet-vmm beside it: set vmm")]
@@ -177,6 +183,7 @@ impl Config {
         }
         self.guests.validate()?;
         self.users.validate()?;
+        self.network.validate()?;
         self.prices.validate()
     }
 }
@@ -274,6 +281,11 @@ mod tests {
                 "[prices]",
                 "[guests]\nsilent_after_seconds = 0\n[prices]",
                 "silent_after_seconds: must be 3 to 86400",
+            ),
+            (
+                "[prices]",
+                "[network]\nrange = \"8.8.8.0/24\"\n[prices]",
+                "network.range: must be a network of /8",
             ),
             ("= 20000", "= 20000000000000", "is 20000000000000"),
         ] {

@@ -21,6 +21,7 @@ use super::{
         cgroup::Cgroups,
         clock::LeaseClock,
         inventory::{Inventory, InventoryError},
+        network::Networks,
     },
     http::{self, Agent},
     identity::{Identity, IdentityError},
@@ -118,6 +119,8 @@ pub async fn run(
         Some(guests) => drop(tokio::spawn(listener::serve(guests, Arc::clone(&partitions)))),
         None => tracing::warn!("this host has no vsock: guests cannot run jobs"),
     }
+    let keeper = Arc::clone(&services);
+    tokio::spawn(async move { keeper.networks.keep().await });
     tokio::spawn(follow_registry(Arc::clone(&services), Arc::clone(&partitions)));
     let address = services.config.listen;
     let failed = |source| AgentError::Listen { address, source };
@@ -158,7 +161,9 @@ async fn services(config: Config) -> Result<Services, AgentError> {
         registry = Some(RegistryLink::new(&link.url, enrolment.clone(), table.clone())?);
         identity = identity.enrolled(enrolment);
     }
+    let host_cpus = config.reserve.host_cpus(&inventory.cores);
     Ok(Services {
+        networks: Networks::new(config.network.clone(), config.users, &cgroups, host_cpus),
         vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups),
         images: ImageCache::new(config.image_directory.clone()),
         clock: Arc::new(LeaseClock::default()),

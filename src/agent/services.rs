@@ -9,6 +9,7 @@ use super::{
         carve::{HostResources, Lendable, ReserveError},
         clock::LeaseClock,
         inventory::{Inventory, InventoryError},
+        network::Networks,
     },
     identity::Identity,
     image_cache::ImageCache,
@@ -26,6 +27,7 @@ pub struct Services {
     pub table: Table,
     pub images: ImageCache,
     pub vmms: Vmms,
+    pub networks: Networks,
     pub clock: Arc<LeaseClock>,
     /// None: the host lends directly only.
     pub registry: Option<RegistryLink>,

@@ -9,6 +9,7 @@ use super::{registry::Issuer, secret::Secret};
 use crate::domain::{
     id::{BorrowerId, HostId, JobId, LeaseId, PartitionId},
     money::Price,
+    network::Network,
     resources::{Allocation, AllocationDigest},
     terms::{Epoch, Terms, TermsVersion},
 };
@@ -61,6 +62,9 @@ pub struct CarvePartition {
     /// None: by the host's price list.
     #[serde(default)]
     pub price: Option<Price>,
+    /// Stays what it is until the partition is released.
+    #[serde(default)]
+    pub network: Network,
 }
 
 /// `PATCH /v1/partitions/{id}`: what is not stated stays.

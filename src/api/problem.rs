@@ -71,6 +71,7 @@ codes! {
     GuestPortClosed 502 "Nobody listens at this port of the guest",
     TunnelFailed 502 "The guest could not connect to this port of its own",
     TunnelsUnsupported 501 "The guest's job runner knows no tunnels",
+    NetworkUnavailable 409 "The host cannot give a partition that network",
     NoRegistry 409 "This host belongs to no registry",
 
     // Lending keys, each way in which one fails.

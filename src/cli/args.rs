@@ -14,6 +14,7 @@ use crate::domain::{
     id::{JobId, LeaseId, PartitionId},
     matching::Conditions,
     money::Currency,
+    network::Network,
 };
 
 /// Lend out isolated partitions of real computers, and borrow them.
@@ -163,6 +164,9 @@ pub struct CarveArguments {
     /// Price of an hour, for example 0.04EUR; by the host's price list where not stated
     #[arg(long, value_name = "PRICE")]
     pub price: Option<HourPrice>,
+    /// What its guest reaches by itself: none, or nat (the internet, but none of your own networks)
+    #[arg(long, value_name = "NETWORK", default_value = "none")]
+    pub network: Network,
 }
 
 /// What a partition must have; what is not stated is not asked.
@@ -180,6 +184,9 @@ pub struct ConditionArguments {
     /// Part of the CPU's model name
     #[arg(long, value_name = "TEXT")]
     pub cpu_model: Option<String>,
+    /// The least that the guest must reach: nat is the internet
+    #[arg(long, value_name = "NETWORK", default_value = "none")]
+    pub network: Network,
     /// Most an hour may cost, for example 0.05EUR
     #[arg(long, value_name = "PRICE")]
     pub max_price: Option<HourPrice>,
@@ -194,6 +201,7 @@ impl ConditionArguments {
             min_disk_mib: self.disk.map_or(0, |size| size.mib),
             os_image: image.map(str::to_owned),
             cpu_model: self.cpu_model.clone(),
+            network: self.network,
             max_price_per_hour_micros: self.max_price.map(|price| price.micros),
             currency: self.max_price.map(|price| price.currency),
         }

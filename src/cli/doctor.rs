@@ -17,6 +17,9 @@ use super::{
 
 /// Least memory a host needs, in MiB: the reserve's 512 and one small partition.
 const MEMORY_MIN_MIB: u64 = 1024;
+/// What partitions with a network need: a program, and Debian's package that has it.
+const NETWORK_PROGRAMS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack"), ("dnsmasq", "dnsmasq-base")];
 
 pub(super) fn doctor(context: &Context) -> Result<ExitCode, CliError> {
     let diagnosis = Diagnosis::of(Path::new("/"));
@@ -40,15 +43,18 @@ struct Check {
     /// What to do about it, where something is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'static str>,
+    /// What cannot be lent without it; none: nothing can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    only_for: Option<&'static str>,
 }
 
 impl Check {
     fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, ok: true, found: found.into(), remedy: None }
+        Self { name, ok: true, found: found.into(), remedy: None, only_for: None }
     }
 
     fn missing(name: &'static str, found: impl Into<String>, remedy: &'static str) -> Self {
-        Self { name, ok: false, found: found.into(), remedy: Some(remedy) }
+        Self { name, ok: false, found: found.into(), remedy: Some(remedy), only_for: None }
     }
 }
 
@@ -68,8 +74,9 @@ impl Diagnosis {
             host.jail(),
             host.cpus(),
             host.memory(),
+            Check { only_for: Some("partitions with a network"), ..host.network() },
         ];
-        Self { can_lend: checks.iter().all(|check| check.ok), checks }
+        Self { can_lend: checks.iter().all(|check| check.ok || check.only_for.is_some()), checks }
     }
 }
 
@@ -144,6 +151,23 @@ impl Host {
         Check::ok(NAME, "namespaces and seccomp filters")
     }
 
+    fn network(&self) -> Check {
+        const NAME: &str = "networking";
+        const REMEDY: &str = "install the packages iproute2, nftables, conntrack and dnsmasq-base, and load the modules tun and vhost_net";
+        let has = |program: &str| {
+            let places = ["usr/sbin", "usr/bin", "sbin", "bin"];
+            places.iter().any(|place| self.root.join(place).join(program).is_file())
+        };
+        if let Some((program, package)) = NETWORK_PROGRAMS.iter().find(|(program, _)| !has(program)) {
+            return Check::missing(NAME, format!("there is no {program} (package {package})"), REMEDY);
+        }
+        let devices = ["dev/net/tun", "dev/vhost-net"];
+        if let Some(device) = devices.iter().find(|device| !self.root.join(device).exists()) {
+            return Check::missing(NAME, format!("there is no /{device}"), REMEDY);
+        }
+        Check::ok(NAME, "ip, nft, conntrack, dnsmasq, /dev/net/tun and /dev/vhost-net")
+    }
+
     fn cpus(&self) -> Check {
         const NAME: &str = "CPUs";
         let online = cpu_list(&self.read("sys/devices/system/cpu/online"));
@@ -193,8 +217,12 @@ impl Report for Diagnosis {
     fn text(&self) -> String {
         let lines = self.checks.iter().map(|check| {
             let mark = if check.ok { "ok     " } else { "missing" };
+            let found = match check.only_for.filter(|_| !check.ok) {
+                Some(what) => format!("{}; {what} cannot be lent", check.found),
+                None => check.found.clone(),
+            };
             let remedy = check.remedy.map(|remedy| format!("\n{:29}→ {remedy}", "")).unwrap_or_default();
-            format!("{mark}  {:18}  {}{remedy}", check.name, check.found)
+            format!("{mark}  {:18}  {found}{remedy}", check.name)
         });
         let verdict = if self.can_lend { "This host can lend." } else { "This host cannot lend." };
         lines.chain([verdict.to_owned()]).collect::<Vec<_>>().join("\n")
@@ -222,6 +250,12 @@ mod tests {
             ("proc/self/ns/uts", ""),
             ("proc/self/ns/pid", ""),
             ("proc/self/ns/cgroup", ""),
+            ("usr/sbin/ip", ""),
+            ("usr/sbin/nft", ""),
+            ("usr/sbin/conntrack", ""),
+            ("sbin/dnsmasq", ""),
+            ("dev/net/tun", ""),
+            ("dev/vhost-net", ""),
         ];
         for (path, text) in files {
             let path = root.path().join(path);
@@ -259,6 +293,20 @@ mod tests {
         let host = able_host();
         fs::remove_file(host.path().join("proc/self/ns/pid")).unwrap();
         assert_eq!(missing(&host), ["jail"]);
+    }
+
+    #[test]
+    fn a_host_without_the_programs_for_networks_can_lend_all_the_same() {
+        let host = able_host();
+        fs::remove_file(host.path().join("sbin/dnsmasq")).unwrap();
+        assert_eq!(missing(&host), ["networking"]);
+        let diagnosis = Diagnosis::of(host.path());
+        assert!(diagnosis.can_lend);
+        let text = diagnosis.text();
+        assert!(
+            text.contains("no dnsmasq (package dnsmasq-base); partitions with a network cannot"),
+            "{text}"
+        );
     }
 
     #[test]

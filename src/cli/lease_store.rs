@@ -173,6 +173,7 @@ mod tests {
                 price: Price { per_hour_micros: 1, currency: "EUR".parse().unwrap() },
                 os_images: Default::default(),
                 cpu_model: String::new(),
+                network: Default::default(),
             },
             allocation_digest: allocation.digest(),
             expires_at: Timestamp::UNIX_EPOCH,

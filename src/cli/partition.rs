@@ -49,7 +49,7 @@ pub(super) async fn partition(context: &Context, command: PartitionCommand) -> R
 fn carving(arguments: &CarveArguments) -> CarvePartition {
     let allocation =
         Allocation { cpus: arguments.cpus, memory_mib: arguments.memory.mib, disk_mib: arguments.disk.mib };
-    CarvePartition { allocation, price: arguments.price.map(Price::from) }
+    CarvePartition { allocation, price: arguments.price.map(Price::from), network: arguments.network }
 }
 
 fn mib(size: Option<Size>) -> Option<u64> {
@@ -126,11 +126,12 @@ impl Report for PartitionView {
             None => "none".to_owned(),
         };
         format!(
-            "partition  {}\nstate      {}\nhas        {}\nCPUs       {}\nprice      {}\nguest      {}\nlease      {lease}",
+            "partition  {}\nstate      {}\nhas        {}\nCPUs       {}\nnetwork    {}\nprice      {}\nguest      {}\nlease      {lease}",
             self.id,
             state(self.state),
             allocation(&self.terms.allocation),
             cpus.join(", "),
+            self.terms.network,
             price(&self.terms.price),
             guest(self),
         )
@@ -147,11 +148,12 @@ impl Report for Partitions {
                 terms.allocation.cpus.to_string(),
                 size(terms.allocation.memory_mib),
                 size(terms.allocation.disk_mib),
+                terms.network.to_string(),
                 price(&terms.price),
                 guest(partition),
             ]
         });
-        table(["PARTITION", "STATE", "CPUS", "MEMORY", "DISK", "PRICE", "GUEST"], rows)
+        table(["PARTITION", "STATE", "CPUS", "MEMORY", "DISK", "NETWORK", "PRICE", "GUEST"], rows)
     }
 }
 

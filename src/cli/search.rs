@@ -48,12 +48,13 @@ impl Report for SearchReply {
                 terms.allocation.cpus.to_string(),
                 size(terms.allocation.memory_mib),
                 size(terms.allocation.disk_mib),
+                terms.network.to_string(),
                 price(&terms.price),
                 terms.os_images.iter().cloned().collect::<Vec<_>>().join(", "),
                 terms.cpu_model.clone(),
             ]
         });
-        table(["PARTITION", "CPUS", "MEMORY", "DISK", "PRICE", "OS IMAGES", "CPU MODEL"], rows)
+        table(["PARTITION", "CPUS", "MEMORY", "DISK", "NETWORK", "PRICE", "OS IMAGES", "CPU MODEL"], rows)
     }
 }
 
@@ -77,6 +78,7 @@ fn lack(condition: Condition) -> &'static str {
         Condition::Disk => "have too little disk",
         Condition::OsImage => "cannot start that OS image",
         Condition::CpuModel => "have another CPU model",
+        Condition::Network => "have no such network",
         Condition::Price => "cost too much",
         Condition::Currency => "are priced in another currency",
     }

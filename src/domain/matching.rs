@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{money::Currency, terms::Terms};
+use super::{money::Currency, network::Network, terms::Terms};
 
 /// What a borrower asks for; what is not stated is not asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct Conditions {
     pub os_image: Option<String>,
     /// Part of the CPU's model name, in any case.
     pub cpu_model: Option<String>,
+    /// The least that the guest must reach; `none`: whether it has a network does not matter.
+    pub network: Network,
     /// Most an hour may cost, in millionths of `currency`'s unit.
     pub max_price_per_hour_micros: Option<i64>,
     /// Only offers in this currency.
@@ -34,6 +36,7 @@ pub enum Condition {
     Disk,
     OsImage,
     CpuModel,
+    Network,
     Price,
     Currency,
 }
@@ -50,6 +53,7 @@ impl Conditions {
             (Condition::Disk, allocation.disk_mib >= self.min_disk_mib),
             (Condition::OsImage, self.os_image.as_ref().is_none_or(|os| terms.os_images.contains(os))),
             (Condition::CpuModel, self.cpu_model.as_ref().is_none_or(has_model)),
+            (Condition::Network, terms.network >= self.network),
             (
                 Condition::Price,
                 self.max_price_per_hour_micros.is_none_or(|max| terms.price.per_hour_micros <= max),
@@ -94,6 +98,7 @@ mod tests {
             price: Price { per_hour_micros: 40_000, currency: "EUR".parse().unwrap() },
             os_images: ["debian-micro".to_owned()].into(),
             cpu_model: "AMD EPYC 7763".to_owned(),
+            network: Network::None,
         }
     }
 
@@ -110,6 +115,7 @@ mod tests {
             min_disk_mib: 64,
             os_image: Some("debian-micro".to_owned()),
             cpu_model: Some("epyc".to_owned()),
+            network: Network::None,
             max_price_per_hour_micros: Some(40_000),
             currency: Some("EUR".parse().unwrap()),
         };
@@ -124,10 +130,19 @@ mod tests {
             min_disk_mib: 65,
             os_image: Some("other".to_owned()),
             cpu_model: Some("xeon".to_owned()),
+            network: Network::Nat,
             max_price_per_hour_micros: Some(39_999),
             currency: Some("USD".parse().unwrap()),
         };
-        assert_eq!(conditions.unmet_by(&terms()).count(), 7);
+        assert_eq!(conditions.unmet_by(&terms()).count(), 8);
+    }
+
+    #[test]
+    fn a_partition_with_a_network_also_does_for_whom_one_does_not_matter() {
+        let connected = Terms { network: Network::Nat, ..terms() };
+        let wanted = Conditions { network: Network::Nat, ..Conditions::default() };
+        assert!(wanted.satisfied_by(&connected) && Conditions::default().satisfied_by(&connected));
+        assert_eq!(wanted.unmet_by(&terms()).collect::<Vec<_>>(), [Condition::Network]);
     }
 
     #[test]

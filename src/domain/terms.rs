@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{
     money::{PRICE_MAX_MICROS, Price},
+    network::Network,
     resources::{Allocation, BadAllocation},
 };
 
@@ -26,6 +27,8 @@ pub struct Terms {
     /// The CPU's model name as the host's kernel tells it, and the level of x86-64 that a guest sees of it:
     /// `AMD EPYC 7763 64-Core Processor (x86-64-v3)`.
     pub cpu_model: String,
+    #[serde(default)]
+    pub network: Network,
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]

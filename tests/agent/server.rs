@@ -16,7 +16,7 @@ use sublet::{
     agent::host::inventory::Inventory,
     api::{agent::CarvePartition, problem::Code, secret::Secret},
     client::{AgentClient, ClientError},
-    domain::resources::Allocation,
+    domain::{network::Network, resources::Allocation},
 };
 use tempfile::TempDir;
 
@@ -86,7 +86,7 @@ pub(crate) fn small() -> Allocation {
 }
 
 pub(crate) fn carving(allocation: Allocation) -> CarvePartition {
-    CarvePartition { allocation, price: None }
+    CarvePartition { allocation, price: None, network: Network::None }
 }
 
 /// A running agent; it is killed when it is dropped.

@@ -20,6 +20,7 @@ mod images;
 mod jail;
 mod jobs;
 mod kernels;
+mod network;
 mod ports;
 mod restarts;
 mod ssh;

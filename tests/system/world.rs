@@ -22,6 +22,7 @@ use sublet::{
     domain::{
         id::{JobId, PartitionId},
         matching::Conditions,
+        network::Network,
         resources::Allocation,
         secret::Secret,
     },
@@ -144,13 +145,18 @@ impl World {
 
     /// Carves a partition and offers it.
     pub(crate) fn offer(&self, allocation: Allocation) -> Offered {
+        self.offer_with(allocation, Network::None)
+    }
+
+    /// The same, with a network.
+    pub(crate) fn offer_with(&self, allocation: Allocation, network: Network) -> Offered {
         // A test that failed may have left the host off.
         if !self.lab_host.is_running() {
             self.lab_host.start(&self.system).unwrap();
         }
         let view = self.wait(async {
             let owner = self.owner();
-            let carved = owner.carve(&CarvePartition { allocation, price: None }).await.unwrap();
+            let carved = owner.carve(&CarvePartition { allocation, price: None, network }).await.unwrap();
             owner.offer(carved.id).await.unwrap()
         });
         assert_eq!(view.state, PartitionState::Offered);

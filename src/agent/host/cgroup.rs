@@ -40,6 +40,12 @@ impl Cgroups {
         Self { parent: usable.then_some(parent) }
     }
 
+    /// Groups of partitions for something else than their VMMs, under another name.
+    pub fn beside(&self, name: &str) -> Self {
+        let parent = self.parent.as_ref().map(|parent| parent.with_file_name(name));
+        Self { parent: parent.filter(|parent| fs::create_dir_all(parent).is_ok()) }
+    }
+
     pub fn usable(&self) -> bool {
         self.parent.is_some()
     }

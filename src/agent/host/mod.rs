@@ -1,9 +1,10 @@
 //! The lender host itself: what it has, and what is set aside of it. Only this folder writes to the host's
-//! control groups and makes disks.
+//! control groups, makes disks, and sets up interfaces and the packet filter.
 
 pub mod carve;
 pub mod cgroup;
 pub mod clock;
 pub mod disk;
 pub mod inventory;
+pub mod network;
 pub mod users;

@@ -66,8 +66,13 @@ impl Users {
         all.find(|user| !taken.contains(user)).ok_or(NoUserLeft(self.count))
     }
 
-    fn contains(&self, id: u32) -> bool {
-        id.checked_sub(self.first).is_some_and(|number| number < self.count)
+    pub fn contains(&self, id: u32) -> bool {
+        self.number(id).is_some()
+    }
+
+    /// Which of them this is, from 0 on.
+    pub fn number(&self, id: u32) -> Option<u32> {
+        id.checked_sub(self.first).filter(|number| *number < self.count)
     }
 }
 

@@ -38,6 +38,7 @@ impl From<PartitionError> for Problem {
             E::Carve(_) | E::NoUserLeft(_) => Code::InsufficientResources,
             E::Disk(ref error) if error.is_full() => Code::InsufficientResources,
             E::Disk(_) | E::Files(_) => Code::StorageFailed,
+            E::Network(_) => Code::NetworkUnavailable,
             E::UnknownImage(_) => Code::UnknownOsImage,
             E::OtherImage { .. } => Code::OtherImageRunning,
             E::NoGuest | E::NoGuestForTunnel => Code::GuestNotRunning,

@@ -9,6 +9,7 @@ use crate::{
             carve::{CarveError, ReserveError},
             disk::DiskError,
             inventory::InventoryError,
+            network::NetworkError,
             users::NoUserLeft,
         },
         image_cache::ImageError,
@@ -51,6 +52,8 @@ pub enum PartitionError {
     Inventory(#[from] InventoryError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error("the partition can have no network")]
+    Network(#[from] NetworkError),
     #[error("this host has no OS image {0:?}; GET /v1/host lists those it has")]
     UnknownImage(String),
     #[error(transparent)]

@@ -25,9 +25,13 @@ use crate::{
         },
         services::Services,
     },
-    api::agent::{Capacity, CarvePartition, ChangePartition},
+    api::{
+        agent::{Capacity, CarvePartition, ChangePartition},
+        http::chain,
+    },
     domain::{
         id::PartitionId,
+        network::Network,
         partition::{Change, Event, Partition, State},
         resources::Allocation,
         terms::Terms,
@@ -84,6 +88,7 @@ impl Partitions {
     pub async fn open(services: Arc<Services>) -> Result<Arc<Self>, PartitionError> {
         let mut rows = services.table.rows().await?;
         give_users(&services, &mut rows).await?;
+        resume_networks(&services, &rows).await;
         let partitions = Arc::new(Self { services, handles: RwLock::default(), planning: Mutex::new(()) });
         partitions.sweep(&rows).map_err(PartitionError::Files)?;
         for row in rows {
@@ -167,17 +172,22 @@ impl Partitions {
             price,
             os_images: Default::default(),
             cpu_model: String::new(),
+            network: wanted.network,
         };
         let terms = self.services.with_host_facts(terms);
         terms.validate()?;
         let held = self.held_beside(None);
-        let user = Some(self.services.config.users.free(&self.users())?);
+        let id = PartitionId(Uuid::new_v4());
+        let user = self.services.config.users.free(&self.users())?;
         let holding = self.lendable(&held)?.carve(&wanted.allocation, &held)?;
+        if terms.network == Network::Nat {
+            self.services.networks.check(id, user).await?;
+        }
         let row = PartitionRow {
-            id: PartitionId(Uuid::new_v4()),
+            id,
             partition: Partition::carved(terms, holding.cpus),
             effects: Vec::new(),
-            machine: MachineRecord { user, ..MachineRecord::default() },
+            machine: MachineRecord { user: Some(user), ..MachineRecord::default() },
         };
         self.make_disk(row.id, &wanted.allocation).await?;
         self.services.table.insert(row.clone(), mark).await?;
@@ -260,6 +270,16 @@ async fn give_users(services: &Services, rows: &mut [PartitionRow]) -> Result<()
         services.table.update(row.clone()).await?;
     }
     Ok(())
+}
+
+/// Guests that run go on with the networks they have; what cannot be put right now is tried again.
+async fn resume_networks(services: &Services, rows: &[PartitionRow]) {
+    let connected = rows.iter().filter(|row| row.partition.terms.network == Network::Nat);
+    let built = connected.filter(|row| row.machine.built.is_some());
+    let links: Vec<_> = built.filter_map(|row| Some((row.id, row.machine.user?))).collect();
+    if let Err(error) = services.networks.resume(&links).await {
+        tracing::error!(error = chain(&error), "partitions' networks could not be put right");
+    }
 }
 
 /// What a partition holds, with what a change that was asked for would take.

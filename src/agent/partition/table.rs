@@ -21,8 +21,10 @@ use crate::{
     },
 };
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("table.sql");
+/// To the second schema from the first, whose partitions had no network.
+const TO_SECOND: &str = "ALTER TABLE partitions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';";
 
 #[derive(Debug, Error)]
 pub enum TableError {
@@ -251,24 +253,25 @@ fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
          PRAGMA secure_delete = ON; PRAGMA busy_timeout = 5000;",
     )?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 0 {
-        connection
-            .execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
-    }
-    Ok(())
+    let missing = match version {
+        0 => SCHEMA,
+        1 => TO_SECOND,
+        _ => return Ok(()),
+    };
+    connection.execute_batch(&format!("BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))
 }
 
 const INSERT: &str = "INSERT INTO partitions (state, effects, machine, cpus, memory_mib, disk_mib, host_cpus,
-        cpu_model, os_images, price_per_hour_micros, currency, terms_version, least_epoch, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        cpu_model, os_images, price_per_hour_micros, currency, network, terms_version, least_epoch, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const UPDATE: &str = "UPDATE partitions SET state = ?, effects = ?, machine = ?, cpus = ?, memory_mib = ?,
         disk_mib = ?, host_cpus = ?, cpu_model = ?, os_images = ?, price_per_hour_micros = ?, currency = ?,
-        terms_version = ?, least_epoch = ?
+        network = ?, terms_version = ?, least_epoch = ?
     WHERE id = ?";
 
 fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Result<(), TableError> {
     let Partition { state, terms, host_cpus, version, least_epoch } = &row.partition;
-    let Terms { allocation, price, os_images, cpu_model } = terms;
+    let Terms { allocation, price, os_images, cpu_model, network } = terms;
     let changed = connection.execute(
         statement,
         params![
@@ -283,6 +286,7 @@ fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Re
             json(os_images)?,
             price.per_hour_micros,
             price.currency.to_string(),
+            network.to_string(),
             version.map(|version| number(version.0)).transpose()?,
             number(least_epoch.0)?,
             row.id.to_string()
@@ -302,11 +306,13 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<PartitionRow> {
         memory_mib: unsigned(row, "memory_mib")?,
         disk_mib: unsigned(row, "disk_mib")?,
     };
+    let network: String = row.get("network")?;
     let terms = Terms {
         allocation,
         price,
         os_images: read_json(row, "os_images")?,
         cpu_model: row.get("cpu_model")?,
+        network: network.parse().map_err(|error| unreadable("network", error))?,
     };
     let version: Option<i64> = row.get("terms_version")?;
     let partition = Partition {

@@ -12,6 +12,7 @@ CREATE TABLE partitions (
     os_images TEXT NOT NULL,
     price_per_hour_micros INTEGER NOT NULL,
     currency TEXT NOT NULL,
+    network TEXT NOT NULL,
     terms_version INTEGER,
     least_epoch INTEGER NOT NULL,
     state TEXT NOT NULL,

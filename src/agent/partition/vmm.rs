@@ -5,8 +5,8 @@ use std::{error::Error, time::Duration};
 
 use sublet_guest_protocol::PORT_NAME;
 use sublet_vmm_protocol::{
-    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION, PortConfig,
-    Request, RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
+    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, NetworkConfig, PROTOCOL_VERSION,
+    PortConfig, Request, RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
 };
 
 use super::{
@@ -23,7 +23,10 @@ use crate::{
         agent::{GuestEnd, JobEnd},
         http::chain,
     },
-    domain::partition::{Effect, State},
+    domain::{
+        network::Network,
+        partition::{Effect, State},
+    },
 };
 
 /// What is kept of a guest's console, in bytes.
@@ -132,15 +135,31 @@ impl Driver {
         let cid = self.services.table.next_cid().await?;
         let host_boot = self.services.inventory.boot_id.clone();
         self.build(Some(Built { cid, host_boot, process: None, boot: None })).await?;
+        let network = match self.network_user()? {
+            Some(user) => Some(self.services.networks.up(self.row.id, user).await?),
+            None => None,
+        };
         let Alive { status, process } =
-            self.services.vmms.start(self.row.id, &self.machine_config(cid)?).await?;
+            self.services.vmms.start(self.row.id, &self.machine_config(cid, network)?).await?;
         let built = self.row.machine.built.clone();
         self.build(built.map(|built| Built { process, ..built })).await?;
         self.watch_machine(cid, status.generation);
         self.guard_end().await
     }
 
-    fn machine_config(&self, cid: u32) -> Result<MachineConfig, PartitionError> {
+    /// The partition's user, where it has a network.
+    fn network_user(&self) -> Result<Option<u32>, PartitionError> {
+        match self.row.partition.terms.network {
+            Network::None => Ok(None),
+            Network::Nat => self.row.machine.user.map(Some).ok_or(PartitionError::NoUser),
+        }
+    }
+
+    fn machine_config(
+        &self,
+        cid: u32,
+        network: Option<NetworkConfig>,
+    ) -> Result<MachineConfig, PartitionError> {
         let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
         let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
         let disk = DiskConfig { queues: Some(vcpus), ..DiskConfig::new(self.services.disk(id)) };
@@ -155,7 +174,7 @@ impl Driver {
             huge_pages: self.services.config.huge_pages,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
-            network: None,
+            network,
             rng: Some(RngConfig::default()),
             port: Some(PortConfig { name: PORT_NAME.to_owned(), socket: self.services.vmms.port(id) }),
             console: ConsoleConfig { path: self.services.console(id, cid), capacity_bytes: CONSOLE_BYTES },
@@ -201,11 +220,14 @@ impl Driver {
         }
     }
 
-    /// Ends the guest and its VMM; when this returns their memory is free.
+    /// Ends the guest and its VMM; when this returns their memory is free, and nothing of their network is left.
     pub(super) async fn discard_machine(&mut self) -> Result<(), PartitionError> {
         self.hang_up();
         let process = self.row.machine.built.as_ref().and_then(|built| built.process);
         self.services.vmms.end(self.row.id, process).await?;
+        if let Some(user) = self.network_user()? {
+            self.services.networks.down(self.row.id, user).await?;
+        }
         if self.row.machine.built.is_some() {
             self.build(None).await?;
         }

@@ -10,6 +10,7 @@ fn terms(memory_mib: u64) -> Terms {
         price: Price { per_hour_micros: 1000, currency: "EUR".parse().unwrap() },
         os_images: ["debian-micro".to_owned()].into(),
         cpu_model: "a CPU".to_owned(),
+        network: Default::default(),
     }
 }
 

@@ -39,6 +39,7 @@ fn terms(per_hour_micros: i64) -> Terms {
         price: Price { per_hour_micros, currency: "EUR".parse().unwrap() },
         os_images: ["debian-micro".to_owned()].into(),
         cpu_model: "a CPU".to_owned(),
+        network: Default::default(),
     }
 }
 

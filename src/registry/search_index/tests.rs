@@ -20,6 +20,7 @@ fn row(number: u128, per_hour_micros: i64, cpus: u32, memory_mib: u64) -> Regist
             price: Price { per_hour_micros, currency: "EUR".parse().unwrap() },
             os_images: [].into(),
             cpu_model: String::new(),
+            network: Default::default(),
         },
         version: TermsVersion(1),
         epoch: Epoch(0),

@@ -6,7 +6,7 @@ use std::path::Path;
 use thiserror::Error;
 
 /// A program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 12] = [
     (crate::qemu::PROGRAM, "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -15,6 +15,11 @@ const NEEDED: [(&str, &str); 8] = [
     ("mke2fs", "e2fsprogs"),
     ("apt-get", "apt"),
     ("flock", "util-linux"),
+    // What hosts start with.
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("dnsmasq", "dnsmasq-base"),
 ];
 
 #[derive(Debug, Error, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub(in crate::agent) fn row(id: u128) -> PartitionRow {
         price: Price { per_hour_micros: 1000, currency: "EUR".parse().unwrap() },
         os_images: ["debian-micro".to_owned()].into(),
         cpu_model: "a CPU".to_owned(),
+        network: Default::default(),
     };
     let partition = Partition::carved(terms, vec![1, 3]);
     PartitionRow {
@@ -48,6 +49,20 @@ async fn a_row_is_read_as_it_was_written_by_an_agent_before() {
     table.update(lent(1, 7)).await.unwrap();
     let again = Table::open(&directory.path().join("agent.db")).unwrap();
     assert_eq!(again.rows().await.unwrap(), [lent(1, 7)]);
+}
+
+#[tokio::test]
+async fn a_table_from_before_partitions_had_networks_is_read_as_it_was_written() {
+    let (directory, table) = table();
+    table.insert(row(1), None).await.unwrap();
+    let to_first = "ALTER TABLE partitions DROP COLUMN network; PRAGMA user_version = 1";
+    table.run(move |connection| Ok(connection.execute_batch(to_first)?)).await.unwrap();
+    let again = Table::open(&directory.path().join("agent.db")).unwrap();
+    assert_eq!(again.rows().await.unwrap(), [row(1)]);
+    let mut connected = row(2);
+    connected.partition.terms.network = crate::domain::network::Network::Nat;
+    again.insert(connected.clone(), None).await.unwrap();
+    assert_eq!(again.rows().await.unwrap(), [row(1), connected]);
 }
 
 #[tokio::test]
