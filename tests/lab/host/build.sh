@@ -31,7 +31,7 @@ trap 'rm -rf "$tree"' EXIT
 stage_busybox "$tree"
 mkdir -p "$tree"/{etc,proc,sys,dev}
 stage_modules "$kernel" "$tree" "${modules[@]}" >"$tree/etc/modules"
-stage_modules "$kernel" "$tree" kvm-amd >/dev/null
+stage_modules "$kernel" "$tree" kvm-amd null_blk >/dev/null
 strip_signatures "$tree"
 install -m 755 "$here/init" "$tree/init"
 install -m 755 "$here/agent" "$tree/bin/agent"

@@ -140,6 +140,7 @@ enum BenchName {
     Boot,
     Memory,
     Cpu,
+    Block,
 }
 
 fn peer(text: &str) -> std::result::Result<(PeerKind, PathBuf), String> {
@@ -244,6 +245,7 @@ impl Measure {
             BenchName::Boot => Bench::Boot,
             BenchName::Memory => Bench::Memory,
             BenchName::Cpu => Bench::Cpu,
+            BenchName::Block => Bench::Block,
         };
         let directory = system_dir.with_file_name("lab-bench");
         let recipe =

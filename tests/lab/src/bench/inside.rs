@@ -1,6 +1,8 @@
 //! What is measured inside a lab host, by `sublet-lab-host bench`.
 
+mod block;
 mod cpu;
+pub mod disk;
 mod peer;
 mod vmm;
 
@@ -12,6 +14,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sublet_vmm_protocol::{ControlError, OpenBootFileError};
 use thiserror::Error;
+
+pub use self::disk::{RANDOM_DEPTH, SEQUENTIAL_DEPTH, Speeds};
 
 /// Longest a guest may take, by the host's clock.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -81,6 +85,8 @@ pub enum Task {
     Memory { guest: Guest, peer: Option<Peer> },
     /// A loop of so many rounds, in a guest and beside it.
     Cpu { guest: Guest, rounds: u64 },
+    /// A disk that does nothing but take that time for each request, used from a guest and then from the host.
+    Block { guest: Guest, delay_us: u64 },
 }
 
 impl Task {
@@ -106,6 +112,10 @@ pub enum Reading {
     Cpu {
         guest_s: f64,
         bare_s: f64,
+    },
+    Block {
+        guest: Speeds,
+        host: Speeds,
     },
 }
 
@@ -138,6 +148,7 @@ pub fn perform(task: &Task) -> Result<Reading, ReadingError> {
         Task::Memory { guest, peer: None } => vmm::memory(guest),
         Task::Memory { guest, peer: Some(peer) } => peer::memory(peer, guest),
         Task::Cpu { guest, rounds } => cpu::compare(guest, *rounds),
+        Task::Block { guest, delay_us } => block::compare(guest, *delay_us),
     }
 }
 

@@ -4,6 +4,7 @@
 //! machine. Those with several run on a common host by the wall's clock, as interleaved runs of which the median is
 //! told: between them only ratios mean something (`docs/performance.md`).
 
+mod block;
 mod boot;
 mod cpu;
 mod hosts;
@@ -29,6 +30,8 @@ pub enum Bench {
     Memory,
     /// A computation in a guest, and on the same core without one.
     Cpu,
+    /// A disk's speed in a guest, and on the host.
+    Block,
 }
 
 impl Bench {
@@ -37,6 +40,7 @@ impl Bench {
             Self::Boot => "boot",
             Self::Memory => "memory",
             Self::Cpu => "cpu",
+            Self::Block => "block",
         }
     }
 }
@@ -70,6 +74,7 @@ pub fn run(bench: Bench, options: &Options, say: &dyn Fn(&str)) -> Result<Report
         Bench::Boot => boot::measure(options, &mut report, say)?,
         Bench::Memory => memory::measure(options, &mut report, say)?,
         Bench::Cpu => cpu::measure(options, &mut report, say)?,
+        Bench::Block => block::measure(options, &mut report, say)?,
     }
     Ok(report)
 }

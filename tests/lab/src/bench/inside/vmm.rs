@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use sublet_vmm_protocol::{
-    BootFiles, ConsoleConfig, ConsoleLog, Control, MachineConfig, MachineState, PROTOCOL_VERSION, Request,
-    Status,
+    BootFiles, ConsoleConfig, ConsoleLog, Control, DiskConfig, MachineConfig, MachineState, PROTOCOL_VERSION,
+    Request, Status,
 };
 
 use super::{Guest, LIMIT, Reading, ReadingError, overhead_kib};
@@ -26,6 +26,15 @@ pub(super) struct Machine {
 impl Machine {
     /// Starts a VMM; when this returns its machine is prepared.
     pub(super) fn prepare(guest: &Guest) -> Result<Self, ReadingError> {
+        Self::prepare_with(guest, vec![], vec![])
+    }
+
+    /// The same with disks, which are served on these CPUs of the host.
+    pub(super) fn prepare_with(
+        guest: &Guest,
+        disks: Vec<DiskConfig>,
+        service_host_cpus: Vec<u32>,
+    ) -> Result<Self, ReadingError> {
         let (console, control_socket) =
             (PathBuf::from("/run/bench.console"), PathBuf::from("/run/bench.control"));
         let config = MachineConfig {
@@ -33,9 +42,9 @@ impl Machine {
             name: "bench".into(),
             user: USER,
             vcpu_host_cpus: (0..guest.vcpus).collect(),
-            service_host_cpus: vec![],
+            service_host_cpus,
             memory_mib: guest.memory_mib,
-            disks: vec![],
+            disks,
             vsock: None,
             rng: None,
             console: ConsoleConfig { path: console.clone(), capacity_bytes: 64 * 1024 },
@@ -47,8 +56,17 @@ impl Machine {
 
     pub(super) fn boot(&mut self, guest: &Guest, options: &str) -> Result<Status, ReadingError> {
         let (kernel, initrd) = guest.kernel.files();
+        self.boot_files(&kernel, &initrd, options)
+    }
+
+    pub(super) fn boot_files(
+        &mut self,
+        kernel: &Path,
+        initrd: &Path,
+        options: &str,
+    ) -> Result<Status, ReadingError> {
         let command_line = format!("console=ttyS0 quiet panic=-1 {options}");
-        let files = BootFiles::open(&kernel, Some(&initrd))?;
+        let files = BootFiles::open(kernel, Some(initrd))?;
         Ok(self.control.boot(&files, command_line)?)
     }
 
