@@ -10,7 +10,7 @@ use crate::{
 
 /// Bytes that each vCPU says one by one, and by one instruction. Each byte leaves the guest, which takes its time on an
 /// emulated host; together they are more than the log holds.
-const BYTES: usize = 32 << 10;
+const BYTES: usize = 18 << 10;
 const STRING_BYTES: usize = 2 << 10;
 const ACCESSES: u32 = 1000;
 
