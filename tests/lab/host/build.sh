@@ -45,7 +45,7 @@ trap 'rm -rf "$tree"' EXIT
 stage_busybox "$tree"
 mkdir -p "$tree"/{etc,proc,sys,dev}
 stage_modules "$kernel" "$tree" "${modules[@]}" >"$tree/etc/modules"
-stage_modules "$kernel" "$tree" kvm-amd >/dev/null
+stage_modules "$kernel" "$tree" kvm-amd null_blk >/dev/null
 strip_signatures "$tree"
 for program in "${programs[@]}"; do stage_program "$program"; done
 install -m 644 "$here/passwd" "$here/group" "$tree/etc/"

@@ -141,6 +141,7 @@ enum BenchName {
     Memory,
     Cpu,
     Net,
+    Block,
 }
 
 fn peer(text: &str) -> std::result::Result<(PeerKind, PathBuf), String> {
@@ -246,6 +247,7 @@ impl Measure {
             BenchName::Memory => Bench::Memory,
             BenchName::Cpu => Bench::Cpu,
             BenchName::Net => Bench::Net,
+            BenchName::Block => Bench::Block,
         };
         let directory = system_dir.with_file_name("lab-bench");
         let recipe =

@@ -11,6 +11,8 @@ pub const MACHINE_ADDRESS: &str = "10.0.2.2";
 
 pub const STATE_DIRECTORY: &str = "/var/lib/sublet";
 pub const IMAGE_DIRECTORY: &str = "/usr/share/sublet/images";
+/// Serves commands in the host, and measures in it and in its guests.
+pub const HOST_PROGRAM: &str = "/usr/lib/sublet/sublet-lab-host";
 pub const VMM: &str = "/usr/lib/sublet/sublet-vmm";
 pub const OWNER_TOKEN: &str = "/etc/sublet/owner.token";
 pub const ENROLMENT_TOKEN: &str = "/etc/sublet/enrolment.token";

@@ -21,6 +21,7 @@
 pub mod bench;
 pub mod exec;
 pub mod foreign_call;
+pub mod initrd;
 pub mod inside;
 
 mod agent_config;

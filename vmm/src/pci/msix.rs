@@ -171,6 +171,7 @@ pub mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::sandbox::lists::Lists;
 
     /// A line that remembers what it is connected to.
     pub struct Remembered {
@@ -243,6 +244,20 @@ pub mod tests {
         let mut data = [0; 8];
         msix.read_table(ENTRY_SIZE, &mut data);
         assert_eq!(u64::from_le_bytes(data), MESSAGE.address);
+    }
+
+    #[test]
+    fn a_vcpu_may_look_for_pending_interrupts() {
+        let list = Lists::for_tests().vcpu;
+        let msix = Msix::new(vec![remembered().0]);
+        msix.event(0).unwrap().write(1).unwrap();
+        let looks = move || {
+            list.install().unwrap();
+            let mut pending = [0];
+            msix.read_pending(0, &mut pending);
+            pending
+        };
+        assert_eq!(std::thread::spawn(looks).join().unwrap(), [1]);
     }
 
     proptest! {

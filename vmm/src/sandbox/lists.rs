@@ -82,6 +82,8 @@ const VCPU: &[Call] = &[
     // The guest sets up its message-signalled interrupts.
     Call::ioctl(KVM_SET_GSI_ROUTING),
     Call::ioctl(KVM_IRQFD),
+    // The guest asks whether one that it has masked is pending.
+    Call::any(SYS_ppoll),
     // A driver starts its device, which gets descriptors of its interrupts.
     Call::with(SYS_fcntl, Condition::Is { argument: 1, value: F_DUPFD_CLOEXEC as u32 }),
     Call::ioctl(VHOST_SET_FEATURES),

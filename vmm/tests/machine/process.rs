@@ -47,6 +47,13 @@ impl Process {
         Thread::at(Path::new(&format!("/proc/{}", self.0))).unwrap().status(field)
     }
 
+    /// Memory that it shares with no other process.
+    pub(crate) fn private_kib(self) -> u64 {
+        let all = fs::read_to_string(self.path("smaps_rollup")).unwrap();
+        let private = all.lines().filter(|line| line.starts_with("Private_"));
+        private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+    }
+
     /// What its descriptors are, as the kernel names them, each kind once and without its number.
     pub(crate) fn descriptors(self) -> Vec<String> {
         let descriptors = fs::read_dir(self.path("fd")).unwrap();

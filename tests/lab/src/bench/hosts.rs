@@ -1,6 +1,6 @@
 //! Lab hosts to measure in.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -111,8 +111,7 @@ impl<'a> Hosts<'a> {
 impl BenchHost<'_> {
     /// Has a task performed inside.
     pub(super) fn read(&self, name: &str, task: &Task) -> Result<Reading, BenchError> {
-        let program = Path::new(inside::VMM).with_file_name("sublet-lab-host");
-        let argv = [program.to_string_lossy().into_owned(), "bench".into(), task.to_argument()];
+        let argv = [inside::HOST_PROGRAM.into(), "bench".into(), task.to_argument()];
         let output = self.within_limit(|| self.host.exec(argv.clone()));
         let output = output.map_err(|error| BenchError::Host(name.into(), HostError::Exec(error)))?;
         let text = String::from_utf8_lossy(&output.stdout);

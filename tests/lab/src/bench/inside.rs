@@ -1,6 +1,8 @@
 //! What is measured inside a lab host, by `sublet-lab-host bench`.
 
+mod block;
 mod cpu;
+pub mod disk;
 mod net;
 mod peer;
 mod vmm;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sublet_vmm_protocol::{ControlError, OpenBootFileError};
 use thiserror::Error;
+
+pub use self::disk::{RANDOM_DEPTH, SEQUENTIAL_DEPTH, Speeds};
 
 /// Longest a guest may take, by the host's clock.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -84,6 +88,8 @@ pub enum Task {
     Cpu { guest: Guest, rounds: u64 },
     /// Streams of so many MiB both ways between a guest and its host, and within the host.
     Net { guest: Guest, mib: u32, runs: u32 },
+    /// A disk that does nothing but take that time for each request, used from a guest and then from the host.
+    Block { guest: Guest, delay_us: u64 },
 }
 
 impl Task {
@@ -113,6 +119,10 @@ pub enum Reading {
     Net {
         guest_to_host: Vec<Stream>,
         host_to_guest: Vec<Stream>,
+    },
+    Block {
+        guest: Speeds,
+        host: Speeds,
     },
 }
 
@@ -155,6 +165,7 @@ pub fn perform(task: &Task) -> Result<Reading, ReadingError> {
         Task::Memory { guest, peer: Some(peer) } => peer::memory(peer, guest),
         Task::Cpu { guest, rounds } => cpu::compare(guest, *rounds),
         Task::Net { guest, mib, runs } => net::compare(guest, *mib, *runs),
+        Task::Block { guest, delay_us } => block::compare(guest, *delay_us),
     }
 }
 

@@ -4,6 +4,7 @@
 //! machine. Those with several run on a common host by the wall's clock, as interleaved runs of which the median is
 //! told: between them only ratios mean something (`docs/performance.md`).
 
+mod block;
 mod boot;
 mod cpu;
 mod hosts;
@@ -32,6 +33,8 @@ pub enum Bench {
     Cpu,
     /// What a network card carries.
     Net,
+    /// A disk's speed in a guest, and on the host.
+    Block,
 }
 
 impl Bench {
@@ -41,6 +44,7 @@ impl Bench {
             Self::Memory => "memory",
             Self::Cpu => "cpu",
             Self::Net => "net",
+            Self::Block => "block",
         }
     }
 }
@@ -75,6 +79,7 @@ pub fn run(bench: Bench, options: &Options, say: &dyn Fn(&str)) -> Result<Report
         Bench::Memory => memory::measure(options, &mut report, say)?,
         Bench::Cpu => cpu::measure(options, &mut report, say)?,
         Bench::Net => net::measure(options, &mut report, say)?,
+        Bench::Block => block::measure(options, &mut report, say)?,
     }
     Ok(report)
 }

@@ -1,6 +1,6 @@
 //! Runs inside a lab host, started by its init, and serves [`sublet_lab::exec`]; as `sublet-lab-host keep-machine`
-//! it keeps a virtual machine open, as `sublet-lab-host bench TASK` it measures, and as `sublet-lab-host call THREAD
-//! CALL` it has a thread of another process make a system call.
+//! it keeps a virtual machine open, as `sublet-lab-host bench TASK` it measures, as `sublet-lab-host disk FILE`, in a
+//! guest as well, it tells how fast a disk is, and as `sublet-lab-host call THREAD CALL` it has a thread of another process make a system call.
 
 use std::env;
 use std::error::Error;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 
 use kvm_ioctls::Kvm;
-use sublet_lab::bench::inside::perform;
+use sublet_lab::bench::inside::{disk, perform};
 use sublet_lab::exec::{Secret, server};
 use sublet_lab::foreign_call::make_call;
 
@@ -18,6 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["keep-machine"] => keep_machine(),
         ["bench", task] => bench(task),
+        ["disk", file] => {
+            println!("{}", serde_json::to_string(&disk::measure(Path::new(file))?)?);
+            Ok(())
+        }
         ["call", thread, call] => {
             println!("{}", make_call(thread.parse()?, call.parse()?)?);
             Ok(())

@@ -53,8 +53,17 @@ impl Machine {
 
     pub(super) fn boot(&mut self, guest: &Guest, options: &str) -> Result<Status, ReadingError> {
         let (kernel, initrd) = guest.kernel.files();
+        self.boot_files(&kernel, &initrd, options)
+    }
+
+    pub(super) fn boot_files(
+        &mut self,
+        kernel: &Path,
+        initrd: &Path,
+        options: &str,
+    ) -> Result<Status, ReadingError> {
         let command_line = format!("console=ttyS0 quiet panic=-1 {options}");
-        let files = BootFiles::open(&kernel, Some(&initrd))?;
+        let files = BootFiles::open(kernel, Some(initrd))?;
         Ok(self.control.boot(&files, command_line)?)
     }
 
