@@ -93,7 +93,7 @@ fn wait_on_host(condition: &str) {
 fn left_on_host() -> String {
     world().on_host(&format!(
         "{TOOLS}ip -o link | grep sl- || true; nft list ruleset; \
-         ps | grep '[d]nsmasq --conf-file=-' || true; conntrack -L 2>/dev/null | grep 100.96 || true; \
+         ps | grep '[d]nsmasq --conf-file=-' || true; conntrack -L 2>/dev/null | grep 11.22.33.44 || true; \
          find /sys/fs/cgroup/sublet-network -mindepth 1 -type d; ls /run/sublet-network.json 2>/dev/null || true; \
          cat /proc/sys/net/ipv4/conf/eth0/forwarding /proc/sys/net/ipv4/conf/lan0/forwarding",
     ))

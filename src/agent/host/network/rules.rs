@@ -112,7 +112,7 @@ pub(super) fn ruleset(links: &[&Link], surroundings: &Surroundings, settings: &N
     }}
     chain outgoing {{
         type nat hook postrouting priority srcnat; policy accept;
-        ip saddr {range} oifname != "sl-*" masquerade
+        ip saddr {range} oifname != "lo" oifname != "sl-*" masquerade
     }}
 }}
 "#,
