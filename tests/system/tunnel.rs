@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
@@ -87,9 +87,8 @@ impl Borrowed {
     fn forward(&self, forward: &str) -> Forwarding {
         let mut command = self.sublet("tunnel", &["--json", forward]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap();
+        let said = serde_json::Deserializer::from_reader(child.stdout.take().unwrap());
+        let said: Value = said.into_iter().next().unwrap().unwrap();
         Forwarding { child, listening: said["listening"].as_str().unwrap().parse().unwrap() }
     }
 
