@@ -46,17 +46,18 @@ fn target() -> MachineConfig {
     config
 }
 
-/// A kernel that leaves the end of its memory to the program, which is its init's first step.
+/// A kernel that leaves the end of its memory to the program, which is its init's first step. What comes after it is said
+/// through the kernel's log: the serial port's interrupts may be as the attacks left them.
 fn attacking(config: &MachineConfig, how: &str) -> Source {
     let script = format!(
         "#!/bin/sh\n\
          mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev\n\
-         hostile-guest {SEED} {KERNELS_MIB} {} {how} || echo the guest saw faults\n\
+         hostile-guest {SEED} {KERNELS_MIB} {} {how} || echo '<2>the guest saw faults' >/dev/kmsg\n\
          for function in /sys/bus/pci/devices/*; do echo ${{function##*/}} >/sys/bus/pci/drivers_probe; done\n\
          {MODULES}\n\
          dd if=/bin/busybox of=/dev/vda bs=4k count=256 conv=fsync\n\
          echo 3 >/proc/sys/vm/drop_caches\n\
-         cmp -n 1048576 /bin/busybox /dev/vda && echo its disk is in order\n\
+         cmp -n 1048576 /bin/busybox /dev/vda && echo '<2>its disk is in order' >/dev/kmsg\n\
          poweroff -f\n",
         config.memory_mib
     );
