@@ -20,18 +20,29 @@ const PORT_NAME: u16 = 7;
 pub struct Port {
     name: String,
     is_open: bool,
+    is_waiting: bool,
     is_connected: bool,
     unread: VecDeque<Vec<u8>>,
 }
 
 impl Port {
     pub fn new(name: String) -> Self {
-        Self { name, is_open: false, is_connected: false, unread: VecDeque::new() }
+        Self { name, is_open: false, is_waiting: false, is_connected: false, unread: VecDeque::new() }
     }
 
     /// Whether a program in the guest has it open.
     pub fn is_open(&self) -> bool {
         self.is_open
+    }
+
+    /// Whether that program has not had anybody at the other end yet.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
+
+    /// Somebody has come for the program that waited.
+    pub fn meet(&mut self) {
+        self.is_waiting = false;
     }
 
     /// Forgets the driver.
@@ -55,12 +66,16 @@ impl Port {
                 self.tell(PORT_NAME, 1, name.as_bytes());
                 self.tell(PORT_OPEN, u16::from(self.is_connected), &[]);
             }
-            (PORT_OPEN, PORT, value) => self.is_open = value == 1,
+            (PORT_OPEN, PORT, value) => {
+                let is_open = value == 1;
+                self.is_waiting = is_open && (self.is_waiting || !self.is_open);
+                self.is_open = is_open;
+            }
             _ => {}
         }
     }
 
-    /// Somebody on the host has come or gone.
+    /// Whether the program in the guest has somebody on the host at the other end.
     pub fn set_connected(&mut self, is_connected: bool) {
         if self.is_connected != is_connected {
             self.is_connected = is_connected;

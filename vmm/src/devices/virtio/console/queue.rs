@@ -1,5 +1,9 @@
 //! What is done with the queues: bytes go from the socket to the guest and back, no more of them in between than one
 //! buffer each way. Each side waits for the other by itself: the guest for its buffers, the host for its socket.
+//!
+//! Each time that a program in the guest opens the port it gets one connection, and the next only when it has closed the
+//! port and opened it again: nothing that was meant for one connection reaches another, and a guest that closes the
+//! port because its connection has ended does not end the next.
 
 use std::{
     io,
@@ -7,7 +11,7 @@ use std::{
         fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixListener,
     },
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use rustix::{
@@ -45,8 +49,8 @@ pub struct Server {
     events: Epoll,
     port: Port,
     stream: Option<OwnedFd>,
-    /// The guest has closed the port; the connection goes when it has all that was said before.
-    is_closing: bool,
+    /// The guest has closed the port: what it said before ends at this index of its ring, and the connection with it.
+    ends_at: Option<u16>,
     to_guest: Vec<u8>,
     to_host: Vec<u8>,
 }
@@ -63,7 +67,7 @@ impl Server {
             events,
             port: Port::new(name),
             stream: None,
-            is_closing: false,
+            ends_at: None,
             to_guest: vec![],
             to_host: vec![],
         })
@@ -77,12 +81,11 @@ impl Server {
         let mut queue = |_| queues.next().flatten().map(|active| Ring { active, memory: &memory });
         let [mut to_guest, mut from_guest, mut control_to_guest, mut control_from_guest] =
             [TO_GUEST, FROM_GUEST, CONTROL_TO_GUEST, CONTROL_FROM_GUEST].map(&mut queue);
-        let is_open = self.port.is_open() || !has_ports;
         let went_on = [
             self.hear(from_guest.as_mut())?,
             self.say_to_host(),
-            self.listen(control_from_guest.as_mut())?,
-            self.meet(is_open)?,
+            self.listen(control_from_guest.as_mut(), from_guest.as_mut())?,
+            self.meet(self.port.is_waiting() || !has_ports)?,
             self.read_from_host(),
             self.say_to_guest(to_guest.as_mut())?,
             self.tell(control_to_guest.as_mut())?,
@@ -90,16 +93,18 @@ impl Server {
         Ok(went_on.contains(&true))
     }
 
-    /// Takes in what the guest says, once the host has what it said before. What it says to nobody is lost.
+    /// Takes in what the guest says, once the host has what it said before. It waits for who is to hear it; what it says
+    /// to who has gone is lost.
     fn hear(&mut self, ring: Option<&mut Ring<'_>>) -> Result<bool, ServeError> {
-        let (Some(ring), true) = (ring, self.to_host.is_empty()) else { return Ok(false) };
-        let Some(chain) = ring.next()? else {
-            let was_closing = std::mem::take(&mut self.is_closing);
-            if was_closing {
-                self.hang_up();
-            }
-            return Ok(was_closing);
-        };
+        if !self.to_host.is_empty() {
+            return Ok(false);
+        }
+        let is_over = |ring: &Ring<'_>| self.ends_at == Some(ring.active.queue.next_avail());
+        let Some(ring) = ring.filter(|ring| !is_over(ring)) else { return Ok(self.end()) };
+        if self.ends_at.is_none() && self.port.is_waiting() {
+            return Ok(false);
+        }
+        let Some(chain) = ring.next()? else { return Ok(self.end()) };
         let head = chain.head_index();
         match read(chain, ring.memory, CHAIN_BYTES_MAX) {
             Some(said) if self.stream.is_some() => self.to_host = said,
@@ -108,6 +113,15 @@ impl Server {
         }
         ring.give_back(head, 0)?;
         Ok(true)
+    }
+
+    /// All has been taken in that the guest said before it closed the port; whether it had.
+    fn end(&mut self) -> bool {
+        let had_closed = self.ends_at.take().is_some();
+        if had_closed {
+            self.hang_up();
+        }
+        had_closed
     }
 
     fn say_to_host(&mut self) -> bool {
@@ -121,8 +135,13 @@ impl Server {
         true
     }
 
-    /// Hears what the driver says about the port.
-    fn listen(&mut self, ring: Option<&mut Ring<'_>>) -> Result<bool, ServeError> {
+    /// Hears what the driver says about the port. A driver waits until that is heard, so what is in the other ring when
+    /// it closes the port is all that was said before.
+    fn listen(
+        &mut self,
+        ring: Option<&mut Ring<'_>>,
+        from_guest: Option<&mut Ring<'_>>,
+    ) -> Result<bool, ServeError> {
         let (Some(ring), true) = (ring, self.port.can_hear()) else { return Ok(false) };
         let Some(chain) = ring.next()? else { return Ok(false) };
         let head = chain.head_index();
@@ -130,14 +149,27 @@ impl Server {
         if let Some(message) = read(chain, ring.memory, MESSAGE_BYTES).and_then(|said| said.try_into().ok()) {
             self.port.hear(message);
         }
-        self.is_closing |= was_open && !self.port.is_open() && self.stream.is_some();
+        if was_open && !self.port.is_open() {
+            self.close(from_guest)?;
+        }
         ring.give_back(head, 0)?;
         Ok(true)
     }
 
-    /// Lets somebody in, if there is nobody and the guest has the port open.
-    fn meet(&mut self, is_open: bool) -> Result<bool, ServeError> {
-        if self.stream.is_some() || !is_open {
+    /// The guest has closed the port. A connection that still has not taken what was said before the last time is cut.
+    fn close(&mut self, from_guest: Option<&mut Ring<'_>>) -> Result<(), ServeError> {
+        if self.ends_at.is_some() {
+            self.hang_up();
+        }
+        self.to_guest.clear();
+        let said = from_guest.map(|ring| ring.active.queue.avail_idx(ring.memory, Ordering::Acquire));
+        self.ends_at = Some(said.transpose()?.map_or(0, |index| index.0));
+        Ok(())
+    }
+
+    /// Lets somebody in, if there is nobody and the guest waits for somebody.
+    fn meet(&mut self, is_waiting: bool) -> Result<bool, ServeError> {
+        if self.stream.is_some() || self.ends_at.is_some() || !is_waiting {
             return Ok(false);
         }
         match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
@@ -145,7 +177,7 @@ impl Server {
                 let edges = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
                 self.events.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(edges, 0))?;
                 self.stream = Some(stream);
-                self.port.set_connected(true);
+                self.port.meet();
                 Ok(true)
             }
             Err(Errno::AGAIN) => Ok(false),
@@ -178,9 +210,12 @@ impl Server {
         Ok(true)
     }
 
-    /// Tells the driver what it has to know about the port.
+    /// Tells the driver what it has to know about the port: that the host has gone only after all that it said.
     fn tell(&mut self, ring: Option<&mut Ring<'_>>) -> Result<bool, ServeError> {
-        let (Some(ring), Some(message)) = (ring, self.port.unread()) else { return Ok(false) };
+        let Some(ring) = ring else { return Ok(false) };
+        let is_connected = self.stream.is_some() || !self.to_guest.is_empty();
+        self.port.set_connected(is_connected && self.ends_at.is_none());
+        let Some(message) = self.port.unread() else { return Ok(false) };
         let Some(chain) = ring.next()? else { return Ok(false) };
         let head = chain.head_index();
         let written = write(chain, ring.memory, message);
@@ -191,9 +226,7 @@ impl Server {
 
     fn hang_up(&mut self) {
         self.stream = None;
-        self.is_closing = false;
         self.to_host.clear();
-        self.port.set_connected(false);
     }
 }
 
@@ -211,6 +244,7 @@ impl Service for Server {
 
     fn settle(&mut self) -> bool {
         self.hang_up();
+        self.ends_at = None;
         self.to_guest.clear();
         self.port.reset();
         true

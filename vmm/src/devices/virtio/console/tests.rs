@@ -177,7 +177,7 @@ fn bytes_go_both_ways_and_wait_where_the_other_side_is_not_ready() {
 }
 
 #[test]
-fn nobody_is_let_in_before_a_program_opens_the_port_and_the_next_only_after_the_one_before() {
+fn nobody_is_let_in_before_a_program_opens_the_port_and_the_next_only_when_it_opens_it_again() {
     let mut place = Place::opened();
     place.tell(6, 0);
     let (first, second) = (place.connect(), place.connect());
@@ -191,6 +191,13 @@ fn nobody_is_let_in_before_a_program_opens_the_port_and_the_next_only_after_the_
     assert_eq!((heard(&first).unwrap(), heard(&second).unwrap()), (b"to the first".to_vec(), vec![]));
     drop(first);
     place.serve();
+    place.say(FROM_GUEST, b"too late for the first");
+    place.serve();
+    assert_eq!(heard(&second).unwrap(), b"");
+    place.tell(6, 0);
+    place.serve();
+    place.tell(6, 1);
+    place.serve();
     place.say(FROM_GUEST, b"to the second");
     place.serve();
     assert_eq!(heard(&second).unwrap(), b"to the second");
@@ -199,13 +206,55 @@ fn nobody_is_let_in_before_a_program_opens_the_port_and_the_next_only_after_the_
 }
 
 #[test]
+fn what_a_program_says_before_it_has_anybody_waits_for_whom_it_gets() {
+    let mut place = Place::opened();
+    place.say(FROM_GUEST, b"hello");
+    place.serve();
+    let stream = place.connect();
+    place.serve();
+    assert_eq!(heard(&stream).unwrap(), b"hello");
+}
+
+#[test]
 fn a_program_that_closes_the_port_hangs_up_once_all_that_it_said_is_through() {
     let (mut place, stream) = Place::connected();
+    place.say(FROM_GUEST, b"last ");
+    place.say(FROM_GUEST, b"words");
     place.tell(6, 0);
-    place.say(FROM_GUEST, b"last words");
+    place.tell(6, 1);
     place.serve();
     assert_eq!(heard(&stream).unwrap(), b"last words");
     assert_eq!(heard(&stream), None);
+    let next = place.connect();
+    place.say(FROM_GUEST, b"of the next program");
+    place.serve();
+    assert_eq!(heard(&next).unwrap(), b"of the next program");
+}
+
+#[test]
+fn a_guest_hears_that_the_host_has_gone_after_all_that_it_said() {
+    let (mut place, mut stream) = Place::connected();
+    stream.write_all(b"last words").unwrap();
+    drop(stream);
+    place.serve();
+    assert_eq!(place.written(CONTROL_TO_GUEST), [[0; 0]; 0]);
+    (0..2).for_each(|_| place.offer_buffer(TO_GUEST, 8));
+    place.serve();
+    assert_eq!(place.written(TO_GUEST), [&b"last wor"[..], b"ds"]);
+    assert_eq!(place.written(CONTROL_TO_GUEST), [[0, 0, 0, 0, 6, 0, 0, 0]]);
+}
+
+#[test]
+fn what_a_program_leaves_unread_is_not_for_the_next() {
+    let (mut place, mut stream) = Place::connected();
+    stream.write_all(b"for the first program").unwrap();
+    place.serve();
+    place.tell(6, 0);
+    place.tell(6, 1);
+    place.serve();
+    place.offer_buffer(TO_GUEST, 64);
+    place.serve();
+    assert_eq!(place.written(TO_GUEST), [[0; 0]; 0]);
 }
 
 #[test]
