@@ -1,5 +1,6 @@
 //! One lender host of a lab.
 
+mod log;
 mod start;
 
 use std::fs::{self, File};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::log::EMULATOR_FAULT;
 pub use self::start::HostStartError;
 use crate::exec::client::Connection;
 use crate::exec::handshake::SecretError;

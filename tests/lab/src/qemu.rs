@@ -19,8 +19,10 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 /// An AMD CPU with SVM, and what stock kernels and static Rust programs look for.
 const CPU: &str = "qemu64,+svm,+npt,+xsave,+xsaveopt,+avx,+aes,+pclmulqdq,+rdrand,+ssse3,+sse4.1,+sse4.2,\
                    +popcnt,+fsgsbase,+smep";
-/// An emulated CPU may rest longer than the kernel's watchdogs think right.
-const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=-1 quiet loglevel=4 tsc=reliable nowatchdog";
+/// An emulated CPU may rest longer than the kernel's watchdogs think right. A kernel that has made a mistake ends, rather
+/// than go on with half of itself.
+const KERNEL_COMMAND_LINE: &str =
+    "console=ttyS0 oops=panic panic=-1 quiet loglevel=4 tsc=reliable nowatchdog";
 /// Where time is counted in instructions, an emulated CPU that rests may never wake: it does not rest.
 const NEVER_RESTING: &str = " idle=poll";
 /// A killed QEMU is gone within moments; past this the machine itself is in trouble.

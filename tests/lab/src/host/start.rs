@@ -1,14 +1,14 @@
 //! Powering a host up.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::{AgentAction, Host};
+use super::{AgentAction, Host, log};
 use crate::agent_config::{AgentConfig, Registry, RegistryUrlError};
 use crate::exec::client::Connection;
 use crate::exec::handshake::SecretError;
@@ -28,10 +28,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// What `agent status` ends with where there is none (LSB, init script actions).
 const AGENT_NOT_RUNNING: Outcome = Outcome::Exited(3);
 
-/// What a host's kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an
-/// instruction while another CPU patches it, and then runs the half-patched one for ever. It hits about one boot
-/// in fifty, is nothing that a real lender host knows, and is tried again; so is a host that only goes on and on.
-const EMULATOR_FAULT: &str = "Oops: int3";
+/// How often a host is started that falls to a fault of its emulator as it comes up, or only goes on and on.
 const ATTEMPTS: u32 = 4;
 
 #[derive(Debug, Error)]
@@ -76,12 +73,12 @@ impl Host {
             return Err(HostStartError::PortTaken(port));
         }
         for attempt in 1..=ATTEMPTS {
-            let console_from = fs::metadata(self.console_log()).map_or(0, |metadata| metadata.len());
+            let console_from = self.console_end();
             let Err(error) = self.try_start(system, &settings, console_from) else { break };
             // Half up is worse than off.
             self.kill().map_err(HostStartError::Kill)?;
-            let stuck = matches!(error, HostStartError::TimedOut(..))
-                || self.console_since(console_from).contains(EMULATOR_FAULT);
+            let stuck =
+                matches!(error, HostStartError::TimedOut(..)) || self.fell_to_its_emulator(console_from);
             if attempt == ATTEMPTS || !stuck {
                 return Err(error);
             }
@@ -184,8 +181,8 @@ impl Host {
         });
         match came_up {
             Some(true) => Ok(()),
-            Some(false) => Err(HostStartError::Ended(last_lines(&self.console_since(console_from)))),
-            None => Err(HostStartError::TimedOut(limit, last_lines(&self.console_since(console_from)))),
+            Some(false) => Err(HostStartError::Ended(self.last_of_console(console_from))),
+            None => Err(HostStartError::TimedOut(limit, self.last_of_console(console_from))),
         }
     }
 
@@ -222,7 +219,7 @@ impl Host {
     }
 
     fn last_of_agent_log(&self) -> String {
-        last_lines(&text_from(&self.agent_log(), 0))
+        log::last_lines(&log::text_from(&self.agent_log(), 0))
     }
 
     fn agent_answers(&self) -> io::Result<bool> {
@@ -235,28 +232,7 @@ impl Host {
         stream.read_exact(&mut status_line)?;
         Ok(status_line.ends_with(b" 200"))
     }
-
-    fn console_since(&self, from: u64) -> String {
-        text_from(&self.console_log(), from)
-    }
 }
 
 /// A file that the host gets from outside: its name there, and where it is here.
 type Setting = (&'static str, PathBuf);
-
-/// What a log holds from a byte on; nothing where it is not there yet.
-fn text_from(path: &Path, from: u64) -> String {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(from))?;
-        file.read_to_end(&mut bytes)
-    });
-    read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The last lines of a log.
-fn last_lines(text: &str) -> String {
-    const LINES: usize = 20;
-    let lines: Vec<&str> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("\n")
-}

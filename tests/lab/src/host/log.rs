@@ -1,0 +1,48 @@
+//! What a host has said.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::Host;
+
+/// What a kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an instruction while
+/// another CPU patches it, and then runs the half-patched one for ever (ADR 11). No real host knows that.
+pub const EMULATOR_FAULT: &str = "Oops: int3";
+const LAST_LINES: usize = 20;
+
+impl Host {
+    /// Where its console's log ends now.
+    pub fn console_end(&self) -> u64 {
+        fs::metadata(self.console_log()).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Whether the host itself, not a guest in it, fell to its emulator since its console's log ended there.
+    pub fn fell_to_its_emulator(&self, since: u64) -> bool {
+        self.console_since(since).contains(EMULATOR_FAULT)
+    }
+
+    /// The last lines on its console since its log ended there.
+    pub fn last_of_console(&self, since: u64) -> String {
+        last_lines(&self.console_since(since))
+    }
+
+    pub(super) fn console_since(&self, from: u64) -> String {
+        text_from(&self.console_log(), from)
+    }
+}
+
+/// What a log holds from a byte on; nothing where it is not there yet.
+pub(super) fn text_from(path: &Path, from: u64) -> String {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.read_to_end(&mut bytes)
+    });
+    read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+pub(super) fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().join("\n")
+}
