@@ -27,7 +27,7 @@ const LOAD_PORT: u16 = 9;
 const MTU: &str = "1400";
 const ECHO: &str = "nc -ll -p 7 -e cat";
 
-/// A TAP of the host and a network of its own on it; it stays, as the host does not.
+/// A TAP of the host and a network of its own on it; it stays until another test takes its place.
 pub(crate) struct Tap(u8);
 
 impl Tap {
@@ -35,6 +35,8 @@ impl Tap {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let tap = Self(NEXT.fetch_add(1, Ordering::Relaxed));
         let (name, address) = (tap.name(), format!("{}/24", tap.host()));
+        // Each test is a process, and has its own first TAP.
+        Command::new("ip").args(["link", "delete", &name]).output().unwrap();
         for command in [
             &["tunctl", "-t", &name][..],
             &["ip", "address", "add", &address, "dev", &name],

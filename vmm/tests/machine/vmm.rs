@@ -50,7 +50,8 @@ pub(crate) struct Vmm {
 pub(crate) fn machine(vcpus: u32) -> MachineConfig {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("m{number}");
+    // The tests run in a process each, and what a machine leaves in the file system stays there.
+    let name = format!("m{}-{number}", std::process::id());
     let path = |what: &str| PathBuf::from(format!("/run/{name}.{what}"));
     MachineConfig {
         version: PROTOCOL_VERSION,
