@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 
 # Inputs for each target: a few seconds' worth.
 inputs=(
-    bus:30000 virtio_transport:30000 virtio_block:20000 virtio_rng:30000
+    bus:30000 virtio_transport:30000 virtio_block:20000 virtio_rng:30000 virtio_port:10000
     control_socket:30000 console_ring:50000 boot:30000 guest_frames:200000
 )
 

@@ -22,6 +22,7 @@ pub mod rings;
 pub mod steps;
 pub mod virtio_block;
 pub mod virtio_device;
+pub mod virtio_port;
 pub mod virtio_rng;
 pub mod virtio_transport;
 
@@ -36,11 +37,12 @@ pub struct Target {
 }
 
 /// Every target, by the name of its program.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "bus", run: bus::run, seeds: bus::seeds },
     Target { name: "virtio_transport", run: virtio_transport::run, seeds: virtio_transport::seeds },
     Target { name: "virtio_block", run: virtio_block::run, seeds: virtio_block::seeds },
     Target { name: "virtio_rng", run: virtio_rng::run, seeds: virtio_rng::seeds },
+    Target { name: "virtio_port", run: virtio_port::run, seeds: virtio_port::seeds },
     Target { name: "control_socket", run: control_socket::run, seeds: control_socket::seeds },
     Target { name: "console_ring", run: console_ring::run, seeds: console_ring::seeds },
     Target { name: "boot", run: boot::run, seeds: boot::seeds },

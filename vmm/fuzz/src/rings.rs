@@ -91,12 +91,17 @@ impl<'a, S: Service> Rings<'a, S> {
         for step in steps {
             self.take(step);
         }
+        self.finish();
+    }
+
+    /// Lets the device come to an end, and looks at what it has left.
+    pub fn finish(mut self) {
         self.serve_all();
         self.settle();
         self.guest.check();
     }
 
-    fn take(&mut self, step: Step) {
+    pub fn take(&mut self, step: Step) {
         match step {
             Step::Write(address, bytes) => self.write(u64::from(address), &bytes),
             Step::Describe(place, described) => self.describe(place, described),
@@ -202,8 +207,12 @@ pub const INDIRECT: u8 = 4;
 
 /// Steps that put these descriptors at the start of queue 0's table.
 pub fn table(descriptors: &[Described]) -> Vec<Step> {
-    let describe =
-        |(index, described): (u8, &Described)| Step::Describe(Place { queue: 0, index }, *described);
+    table_of(0, descriptors)
+}
+
+/// Steps that put these descriptors at the start of a queue's table.
+pub fn table_of(queue: u8, descriptors: &[Described]) -> Vec<Step> {
+    let describe = |(index, described): (u8, &Described)| Step::Describe(Place { queue, index }, *described);
     (0..).zip(descriptors).map(describe).collect()
 }
 
