@@ -40,11 +40,6 @@ impl Port {
         self.is_waiting
     }
 
-    /// Somebody has come for the program that waited.
-    pub fn meet(&mut self) {
-        self.is_waiting = false;
-    }
-
     /// Forgets the driver.
     pub fn reset(&mut self) {
         *self = Self::new(std::mem::take(&mut self.name));
@@ -75,10 +70,12 @@ impl Port {
         }
     }
 
-    /// Whether the program in the guest has somebody on the host at the other end.
+    /// Whether there is somebody on the host at the other end, for the program that has the port open.
     pub fn set_connected(&mut self, is_connected: bool) {
+        let is_connected = is_connected && self.is_open;
         if self.is_connected != is_connected {
             self.is_connected = is_connected;
+            self.is_waiting &= !is_connected;
             self.tell(PORT_OPEN, u16::from(is_connected), &[]);
         }
     }

@@ -177,7 +177,6 @@ impl Server {
                 let edges = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
                 self.events.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(edges, 0))?;
                 self.stream = Some(stream);
-                self.port.meet();
                 Ok(true)
             }
             Err(Errno::AGAIN) => Ok(false),
@@ -210,12 +209,12 @@ impl Server {
         Ok(true)
     }
 
-    /// Tells the driver what it has to know about the port: that the host has gone only after all that it said.
+    /// Tells the driver what it has to know about the port: that the host has gone only after all that it said. Who came
+    /// and went without a word was not there.
     fn tell(&mut self, ring: Option<&mut Ring<'_>>) -> Result<bool, ServeError> {
-        let Some(ring) = ring else { return Ok(false) };
         let is_connected = self.stream.is_some() || !self.to_guest.is_empty();
         self.port.set_connected(is_connected && self.ends_at.is_none());
-        let Some(message) = self.port.unread() else { return Ok(false) };
+        let (Some(ring), Some(message)) = (ring, self.port.unread()) else { return Ok(false) };
         let Some(chain) = ring.next()? else { return Ok(false) };
         let head = chain.head_index();
         let written = write(chain, ring.memory, message);

@@ -206,6 +206,20 @@ fn nobody_is_let_in_before_a_program_opens_the_port_and_the_next_only_when_it_op
 }
 
 #[test]
+fn who_has_gone_before_the_port_is_opened_takes_nobodys_place() {
+    let mut place = place();
+    (0..8).for_each(|_| place.offer_buffer(CONTROL_TO_GUEST, 64));
+    drop(place.connect());
+    let stream = place.connect();
+    [(0, 1), (3, 1), (6, 1)].into_iter().for_each(|(event, value)| place.tell(event, value));
+    place.serve();
+    place.say(FROM_GUEST, b"hello");
+    place.serve();
+    assert_eq!(heard(&stream).unwrap(), b"hello");
+    assert_eq!(place.written(CONTROL_TO_GUEST).last().unwrap(), &[0, 0, 0, 0, 6, 0, 1, 0]);
+}
+
+#[test]
 fn what_a_program_says_before_it_has_anybody_waits_for_whom_it_gets() {
     let mut place = Place::opened();
     place.say(FROM_GUEST, b"hello");
