@@ -51,7 +51,7 @@ impl Market {
 
     /// Follows a transaction that is durable.
     pub(super) fn apply(&self, changes: Vec<Change>) {
-        for Change { host, partition, row } in changes {
+        for Change { host, partition, row, .. } in changes {
             self.index.write().unwrap_or_else(PoisonError::into_inner).put(host, partition, row.as_ref());
             match row.map(|row| row.state) {
                 Some(LendingState::Lent { lease, borrower, expires_at }) => {

@@ -123,7 +123,11 @@ impl From<StoreError> for Problem {
                     "the registry's database cannot store or read it now; try again later",
                 )
             }
-            StoreError::Lost(_) | StoreError::Refused(_) => Self::internal(&error),
+            StoreError::Unreadable { .. }
+            | StoreError::Unwritable(_)
+            | StoreError::NoRow
+            | StoreError::Lost(_)
+            | StoreError::Refused(_) => Self::internal(&error),
         }
     }
 }

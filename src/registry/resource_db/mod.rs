@@ -1,54 +1,97 @@
 //! The resource database (12) with the ledger (13): a narrow interface of use cases, a transaction each. What
 //! may change is decided by the domain's machines; here it is found, stored under the condition that nothing
 //! changed meanwhile, and announced once it is durable.
+//!
+//! **Each use case is written once, for every database**: a method of [`ResourceDb`] in the file of its noun
+//! ([`accounts`], [`hosts`], [`partitions`], [`leases`], [`ledger`]), which hands a closure to `write` or `read`:
+//!
+//! ```text
+//! pub async fn close_account(&self, account: Uuid) -> Result<(), CloseError> {
+//!     self.write(move |work| {
+//!         let update = "UPDATE accounts SET closed_at_us = $1 WHERE id = $2 AND closed_at_us IS NULL";
+//!         match work.sql.execute(update, values![work.now, account])? {
+//!             1 => Ok(()),
+//!             _ => Err(CloseError::NoSuchAccount(account)),
+//!         }
+//!     })
+//!     .await
+//! }
+//! ```
+//!
+//! - The closure may be run again from its start: it changes nothing but by `work`, and takes the moment from
+//!   `work.now`. Steps that use cases share are methods of [`Work`](work::Work), or functions that take `&mut dyn Sql`.
+//! - Its error type has a variant `Store(#[from] StoreError)`. An error undoes all it did; after a failed statement
+//!   nothing more may be asked in that transaction, so each is passed on by `?`, and what may be there already is
+//!   inserted with `ON CONFLICT`.
+//! - SQL is what SQLite and PostgreSQL have in common: parameters `$1`, `$2`, …; `ON CONFLICT`, `RETURNING`,
+//!   `IS NOT DISTINCT FROM`, partial indexes, `CAST(sum(x) AS BIGINT)` (a plain `sum` is of another type in PostgreSQL).
+//!   Text is formatted into it only from constants. Columns hold what [`value`] lists; a row is read by `Row::take`, in
+//!   the order of its `SELECT`.
+//! - What changes a partition's row goes through `Work::save_partition`, which also announces it: search, long polls
+//!   and expiry follow that. A state changes by `UPDATE … WHERE … AND state = …`; 0 changed rows is `StoreError::Lost`.
+//! - Tables and columns come with a migration, as [`schema`] says. `tests.rs` is the suite that every database passes.
 
+mod schema;
+mod sql;
 mod sqlite;
+mod value;
+mod work;
 
-use std::sync::Arc;
+mod accounts;
+mod hosts;
+mod leases;
+mod ledger;
+mod partitions;
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use std::{path::PathBuf, sync::Arc};
+
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::{
-    api::registry::{Lease, MakeLease, RegisteredPartition},
-    domain::{
-        id::{BorrowerId, HostId, LeaseId, LenderId, PartitionId},
-        lease::LeaseNotAllowed,
-        ledger::Billing,
-        money::{FeeRate, Rounding},
-        registration::RegistrationNotAllowed,
-        terms::Terms,
-    },
-};
+use crate::{clock::Clock, domain::lease::LeaseNotAllowed};
+use sql::Sql;
+use sqlite::Sqlite;
+use work::Work;
 
-/// Where another database comes in beside SQLite, this becomes the enum of both.
-pub use sqlite::{OpenError, Sqlite as ResourceDb};
+pub use accounts::{AccountKind, Principal, TokenDigest};
+pub use hosts::{HostRegister, Ignored};
+pub use leases::{Contract, EndError, Reserve, ReserveError, Reserved};
+pub use partitions::RegisterError;
+pub use sqlite::OpenError;
+pub use work::{Change, OnCommit};
 
-/// SHA-256 of a token: all that is stored of it.
-pub type TokenDigest = [u8; 32];
-
-/// Whose token it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Principal {
-    Lender(LenderId),
-    Borrower(BorrowerId),
-    Host(HostId),
+/// An open database. Clones share it.
+#[derive(Clone)]
+pub enum ResourceDb {
+    Sqlite(Sqlite),
 }
 
-/// Of what kind an account is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccountKind {
-    Lender,
-    Borrower,
-}
+impl ResourceDb {
+    /// Opens the database at `path`, makes it where there is none, and brings its schema up to date.
+    pub fn open(path: PathBuf, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenError> {
+        Sqlite::open(path, clock, on_commit).map(Self::Sqlite)
+    }
 
-impl AccountKind {
-    pub fn as_str(self) -> &'static str {
+    /// Does `act` in a transaction of its own; answers once that is durable. A refusal undoes what `act` had done.
+    async fn write<T, E, A>(&self, act: A) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        A: Fn(&mut Work<'_>) -> Result<T, E> + Send + 'static,
+    {
         match self {
-            Self::Lender => "lender",
-            Self::Borrower => "borrower",
+            Self::Sqlite(sqlite) => sqlite.write(act).await,
+        }
+    }
+
+    /// Reads at one point in time.
+    async fn read<T, A>(&self, act: A) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        A: Fn(&mut dyn Sql) -> Result<T, StoreError> + Send + 'static,
+    {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.read(act).await,
         }
     }
 }
@@ -61,107 +104,6 @@ pub struct Page {
     pub limit: u32,
 }
 
-/// A partition's row after a transaction; none: it is not registered any more.
-#[derive(Debug, Clone)]
-pub struct Change {
-    pub host: HostId,
-    pub partition: PartitionId,
-    pub row: Option<RegisteredPartition>,
-}
-
-/// Called with the changes of each transaction once it is durable, in the order of the transactions.
-pub type OnCommit = Box<dyn Fn(Vec<Change>) + Send>;
-
-/// All of a host's partitions, at one revision.
-#[derive(Debug, Clone)]
-pub struct HostRegister {
-    pub revision: u64,
-    pub partitions: Vec<RegisteredPartition>,
-}
-
-/// What both sides of a lease agreed on; kept with it, so that its bill can be recomputed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Contract {
-    pub terms: Terms,
-    pub rounding: Rounding,
-    pub fee_rate: FeeRate,
-}
-
-impl Contract {
-    pub fn billing(&self, started_at: Timestamp, ended_at: Timestamp) -> Billing {
-        Billing {
-            started_at,
-            ended_at,
-            price: self.terms.price,
-            rounding: self.rounding,
-            fee_rate: self.fee_rate,
-        }
-    }
-}
-
-/// A wish for a lease, with what the registry adds to it.
-#[derive(Debug, Clone)]
-pub struct Reserve {
-    /// The name of the lease, if one is made.
-    pub lease: LeaseId,
-    pub borrower: BorrowerId,
-    pub wish: MakeLease,
-    pub idempotency_key: Option<String>,
-    pub host_is_heard: bool,
-    pub rounding: Rounding,
-    pub fee_rate: FeeRate,
-}
-
-/// The lease that a wish came to.
-#[derive(Debug, Clone)]
-pub enum Reserved {
-    Now(Lease),
-    /// The same wish was granted before.
-    Before(Lease),
-}
-
-#[derive(Debug, Error)]
-pub enum ReserveError {
-    #[error("host {host} offers no partition {partition}")]
-    NoSuchPartition { host: HostId, partition: PartitionId },
-    #[error("host {0} was not heard of lately")]
-    HostSilent(HostId),
-    #[error(transparent)]
-    NotAllowed(#[from] RegistrationNotAllowed),
-    #[error("the idempotency key was used for another request")]
-    IdempotencyKeyReused,
-    #[error("the lease would end beyond all time")]
-    Duration(#[source] jiff::Error),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Why a partition's registration does not change.
-#[derive(Debug, Error)]
-pub enum RegisterError {
-    #[error("partition {0} is not registered")]
-    NoSuchPartition(PartitionId),
-    #[error(transparent)]
-    NotAllowed(#[from] RegistrationNotAllowed),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-#[derive(Debug, Error)]
-pub enum EndError {
-    #[error("there is no such lease")]
-    NoSuchLease,
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// What a host said of a lease that changes nothing, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ignored {
-    pub lease: LeaseId,
-    pub why: String,
-}
-
 /// The database failed; what it was asked for did not happen, or is not known to have happened.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -169,6 +111,12 @@ pub enum StoreError {
     Sqlite(#[from] rusqlite::Error),
     #[error("the transaction could not be made durable")]
     Commit(#[source] Arc<rusqlite::Error>),
+    #[error("column {column} of a row holds what does not belong there")]
+    Unreadable { column: usize },
+    #[error("a value cannot be written")]
+    Unwritable(#[source] serde_json::Error),
+    #[error("a row that is always there is missing")]
+    NoRow,
     #[error("a row of {0} changed during its own transaction")]
     Lost(&'static str),
     #[error(transparent)]

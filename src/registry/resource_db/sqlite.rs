@@ -1,12 +1,7 @@
 //! The resource database in SQLite: one thread writes, several connections read.
 
-mod accounts;
-mod hosts;
-mod leases;
-mod ledger;
 mod open;
-mod partitions;
-mod rows;
+mod statements;
 mod writer;
 
 use std::{
@@ -17,11 +12,16 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{OnCommit, StoreError};
+use super::{
+    StoreError,
+    sql::Sql,
+    work::{OnCommit, Work},
+};
 use crate::clock::Clock;
 
 pub use open::OpenError;
-use writer::{Job, Work};
+use statements::Statements;
+use writer::Job;
 
 /// How many transactions may wait for the writer.
 const QUEUE: usize = 4096;
@@ -54,7 +54,7 @@ impl Sqlite {
 
     /// Does `act` in the writer's next transaction; answers once that is durable. A refusal undoes what `act`
     /// had done.
-    async fn write<T, E, A>(&self, act: A) -> Result<T, E>
+    pub(super) async fn write<T, E, A>(&self, act: A) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -66,10 +66,10 @@ impl Sqlite {
     }
 
     /// Reads at one point in time.
-    async fn read<T, A>(&self, act: A) -> Result<T, StoreError>
+    pub(super) async fn read<T, A>(&self, act: A) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        A: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        A: FnOnce(&mut dyn Sql) -> Result<T, StoreError> + Send + 'static,
     {
         let readers = Arc::clone(&self.readers);
         let reading = tokio::task::spawn_blocking(move || readers.read(act));
@@ -78,11 +78,11 @@ impl Sqlite {
 }
 
 impl Readers {
-    fn read<T>(&self, act: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn read<T>(&self, act: impl FnOnce(&mut dyn Sql) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = kept.map_or_else(|| open::open_for_reading(&self.path), Ok)?;
         let transaction = connection.transaction()?;
-        let result = act(&transaction);
+        let result = act(&mut Statements(&transaction));
         transaction.finish()?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < READERS_KEPT {

@@ -10,12 +10,15 @@ mod model;
 
 use super::*;
 use crate::{
-    api::registry::{EndReason, EndedAtHost, LendingState},
+    api::registry::{EndReason, EndedAtHost, Lease, LendingState, MakeLease, RegisteredPartition},
     clock::Clock,
     domain::{
-        money::{Micros, Price},
+        id::{BorrowerId, HostId, LeaseId, LenderId, PartitionId},
+        ledger::Billing,
+        money::{FeeRate, Micros, Price, Rounding},
+        registration::RegistrationNotAllowed,
         resources::Allocation,
-        terms::{Epoch, TermsVersion},
+        terms::{Epoch, Terms, TermsVersion},
     },
 };
 

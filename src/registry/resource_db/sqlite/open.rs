@@ -11,11 +11,10 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
+use super::super::schema::{self, MIGRATIONS};
+
 /// How long to wait for another process at the same database (the `token` command).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Each schema from the one before it; the file's `user_version` counts those it has.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
 
 #[derive(Debug, Error)]
 pub enum OpenError {
@@ -57,7 +56,7 @@ fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(256);
     Ok(connection)
 }
 
@@ -83,7 +82,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let missing =
         MIGRATIONS.get(found..).ok_or_else(|| OpenError::TooNew { path: path.to_owned(), found })?;
     for migration in missing {
-        transaction.execute_batch(migration).map_err(refused)?;
+        transaction.execute_batch(&schema::for_sqlite(migration)).map_err(refused)?;
     }
     transaction.pragma_update(None, "user_version", MIGRATIONS.len()).map_err(refused)?;
     transaction.commit().map_err(refused)

@@ -7,20 +7,17 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Change, OnCommit, StoreError};
+use super::{
+    super::{
+        StoreError,
+        work::{Change, OnCommit, Work},
+    },
+    Statements,
+};
 use crate::clock::Clock;
 
 /// Most use cases in one transaction.
 const BATCH_MAX: usize = 256;
-
-/// A use case at work: all that it does is undone when it refuses.
-pub(super) struct Work<'a> {
-    pub(super) db: &'a Connection,
-    /// The registry's clock, read when the writer came to this work.
-    pub(super) now: Timestamp,
-    /// What to announce once it is durable.
-    pub(super) changes: &'a mut Vec<Change>,
-}
 
 type Durable = Result<(), Arc<rusqlite::Error>>;
 /// Answers whoever waits, once it is known whether the transaction is durable.
@@ -56,7 +53,7 @@ fn in_savepoint<T, E: From<StoreError>>(
     // Dropped without commit, a savepoint rolls back.
     let savepoint = transaction.savepoint().map_err(StoreError::from)?;
     let mut made = Vec::new();
-    let result = act(&mut Work { db: &savepoint, now, changes: &mut made })?;
+    let result = act(&mut Work { sql: &mut Statements(&savepoint), now, changes: &mut made })?;
     savepoint.commit().map_err(StoreError::from)?;
     changes.append(&mut made);
     Ok(result)

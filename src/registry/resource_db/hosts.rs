@@ -1,23 +1,32 @@
 //! Lender hosts: their enrolment, and what they report.
 
-use rusqlite::OptionalExtension as _;
-
-use super::{
-    super::{HostRegister, Ignored, StoreError, TokenDigest},
-    Sqlite, leases, partitions,
-    rows::Moment,
-    writer::Work,
-};
+use super::{ResourceDb, StoreError, accounts::TokenDigest, leases, partitions, value::values, work::Work};
 use crate::{
-    api::registry::EndedAtHost,
+    api::registry::{EndedAtHost, RegisteredPartition},
     domain::{
-        id::{HostId, LeaseId, LenderId, PartitionId},
+        id::{HostId, LeaseId, LenderId},
         lease::LeaseEvent,
         registration::{RegistrationEvent, RegistrationNotAllowed},
     },
 };
 
-impl Sqlite {
+const REVISION: &str = "SELECT revision FROM hosts WHERE id = $1";
+
+/// All of a host's partitions, at one revision.
+#[derive(Debug, Clone)]
+pub struct HostRegister {
+    pub revision: u64,
+    pub partitions: Vec<RegisteredPartition>,
+}
+
+/// What a host said of a lease that changes nothing, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ignored {
+    pub lease: LeaseId,
+    pub why: String,
+}
+
+impl ResourceDb {
     /// Makes a host of the lender's known, with its own token.
     pub async fn enrol_host(
         &self,
@@ -27,25 +36,23 @@ impl Sqlite {
         digest: TokenDigest,
     ) -> Result<(), StoreError> {
         self.write(move |work| {
-            let sql = "INSERT INTO hosts (id, lender, address, created_at_us) VALUES (?1, ?2, ?3, ?4)";
-            work.db.execute(sql, (host.0, lender.0, address, Moment(work.now)))?;
-            work.insert_token(digest, None, Some(host.0))
+            let insert = "INSERT INTO hosts (id, lender, address, created_at_us) VALUES ($1, $2, $3, $4)";
+            work.sql.execute(insert, values![host, lender, address.as_str(), work.now])?;
+            work.insert_token(digest, None, Some(host))
         })
         .await
     }
 
     /// The revision of what the registry knows of the host's partitions.
     pub async fn host_revision(&self, host: HostId) -> Result<u64, StoreError> {
-        let sql = "SELECT revision FROM hosts WHERE id = ?1";
-        self.read(move |db| Ok(db.prepare_cached(sql)?.query_row([host.0], |row| row.get(0))?)).await
+        self.read(move |sql| sql.one(REVISION, values![host], |mut row| row.take())).await
     }
 
     /// What the registry knows of the host's partitions.
     pub async fn host_register(&self, host: HostId) -> Result<HostRegister, StoreError> {
-        self.read(move |db| {
-            let sql = "SELECT revision FROM hosts WHERE id = ?1";
-            let revision = db.prepare_cached(sql)?.query_row([host.0], |row| row.get(0))?;
-            Ok(HostRegister { revision, partitions: partitions::of_host(db, host)? })
+        self.read(move |sql| {
+            let revision = sql.one(REVISION, values![host], |mut row| row.take())?;
+            Ok(HostRegister { revision, partitions: partitions::of_host(sql, host)? })
         })
         .await
     }
@@ -60,11 +67,11 @@ impl Sqlite {
     ) -> Result<Vec<Ignored>, StoreError> {
         self.write(move |work| {
             let mut ignored = Vec::new();
-            for end in ended {
-                ignored.extend(work.ended_at_host(host, &end)?);
+            for end in &ended {
+                ignored.extend(work.ended_at_host(host, end)?);
             }
-            for lease in cleaned {
-                ignored.extend(work.cleaned(host, lease)?);
+            for lease in &cleaned {
+                ignored.extend(work.cleaned(host, *lease)?);
             }
             Ok(ignored)
         })
@@ -74,7 +81,7 @@ impl Sqlite {
 
 impl Work<'_> {
     fn ended_at_host(&mut self, host: HostId, end: &EndedAtHost) -> Result<Option<Ignored>, StoreError> {
-        match leases::find_of_host(self.db, host, end.lease)? {
+        match leases::find_of_host(self.sql, host, end.lease)? {
             None => Ok(Some(unknown(end.lease))),
             Some(row) => {
                 self.end(row, LeaseEvent::EndedAtHost(end.reason), self.now)?;
@@ -84,11 +91,10 @@ impl Work<'_> {
     }
 
     fn cleaned(&mut self, host: HostId, lease: LeaseId) -> Result<Option<Ignored>, StoreError> {
-        let sql = "SELECT partition FROM leases WHERE id = ?1 AND host = ?2";
-        let mut statement = self.db.prepare_cached(sql)?;
-        let partition = statement.query_row((lease.0, host.0), |row| row.get(0)).optional()?.map(PartitionId);
+        let select = "SELECT partition FROM leases WHERE id = $1 AND host = $2";
+        let partition = self.sql.first(select, values![lease, host], |mut row| row.take())?;
         let Some(partition) = partition else { return Ok(Some(unknown(lease))) };
-        let row = partitions::find(self.db, host, partition)?.ok_or(StoreError::Lost("partitions"))?;
+        let row = partitions::find(self.sql, host, partition)?.ok_or(StoreError::Lost("partitions"))?;
         match row.registration.apply(RegistrationEvent::Cleaned(lease)) {
             Ok(after) => self.save_partition(&row, after, &row.terms).map(|_| None),
             // The answer to the first time it was said has not reached the host.

@@ -1,19 +1,19 @@
 //! Rows of the resource database (101)-(105).
 
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, types::Type};
-use uuid::Uuid;
+use jiff::Timestamp;
+use thiserror::Error;
 
 use super::{
-    super::{Change, RegisterError, StoreError},
-    Sqlite,
-    rows::{Json, Moment},
-    writer::Work,
+    ResourceDb, StoreError,
+    sql::Sql,
+    value::{Row, Value, json, values},
+    work::{Change, Work},
 };
 use crate::{
     api::registry::{LendingState, RegisteredPartition},
     domain::{
         id::{BorrowerId, HostId, LeaseId, PartitionId},
-        registration::{Registration, RegistrationEvent, RegistrationState},
+        registration::{Registration, RegistrationEvent, RegistrationNotAllowed, RegistrationState},
         terms::{Epoch, Terms, TermsVersion},
     },
 };
@@ -21,16 +21,27 @@ use crate::{
 const SELECT: &str = "SELECT p.host, p.id, p.terms, p.version, p.epoch, p.state, p.lease, l.borrower, \
                       l.expires_at_us FROM partitions p LEFT JOIN leases l ON l.id = p.lease";
 
+/// Why a partition's registration does not change.
+#[derive(Debug, Error)]
+pub enum RegisterError {
+    #[error("partition {0} is not registered")]
+    NoSuchPartition(PartitionId),
+    #[error(transparent)]
+    NotAllowed(#[from] RegistrationNotAllowed),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 pub(super) struct PartitionRow {
     host: HostId,
     id: PartitionId,
     pub(super) terms: Terms,
     pub(super) registration: Registration,
     /// Borrower of the lease that the row names, and when that expires.
-    lent: Option<(BorrowerId, Moment)>,
+    lent: Option<(BorrowerId, Timestamp)>,
 }
 
-impl Sqlite {
+impl ResourceDb {
     /// F6: the host offers a partition; true with it: it was not on offer before.
     pub async fn register(
         &self,
@@ -39,7 +50,7 @@ impl Sqlite {
         terms: Terms,
     ) -> Result<(RegisteredPartition, bool), RegisterError> {
         self.write(move |work| {
-            let Some(row) = find(work.db, host, partition)? else {
+            let Some(row) = find(work.sql, host, partition)? else {
                 return Ok((work.insert_partition(host, partition, &terms)?, true));
             };
             let event = RegistrationEvent::Register { other_terms: row.terms != terms };
@@ -62,7 +73,7 @@ impl Sqlite {
         terms: Terms,
     ) -> Result<RegisteredPartition, RegisterError> {
         self.write(move |work| {
-            let row = find(work.db, host, partition)?.ok_or(RegisterError::NoSuchPartition(partition))?;
+            let row = find(work.sql, host, partition)?.ok_or(RegisterError::NoSuchPartition(partition))?;
             let after = row.registration.apply(RegistrationEvent::Change { version })?;
             Ok(work.save_partition(&row, after, &terms)?.ok_or(StoreError::Lost("partitions"))?)
         })
@@ -72,7 +83,7 @@ impl Sqlite {
     /// The host takes a free partition off the market.
     pub async fn withdraw(&self, host: HostId, partition: PartitionId) -> Result<(), RegisterError> {
         self.write(move |work| {
-            let row = find(work.db, host, partition)?.ok_or(RegisterError::NoSuchPartition(partition))?;
+            let row = find(work.sql, host, partition)?.ok_or(RegisterError::NoSuchPartition(partition))?;
             let after = row.registration.apply(RegistrationEvent::Withdraw)?;
             work.save_partition(&row, after, &row.terms)?;
             Ok(())
@@ -82,51 +93,47 @@ impl Sqlite {
 
     /// All partitions that are free, of all hosts: what the search index begins with.
     pub async fn free_partitions(&self) -> Result<Vec<RegisteredPartition>, StoreError> {
-        self.read(|db| views(db, &format!("{SELECT} WHERE p.state = 'free'"), ())).await
+        self.read(|sql| views(sql, &format!("{SELECT} WHERE p.state = 'free'"), &[])).await
     }
 }
 
 /// The host's partitions that are registered, oldest name first.
-pub(super) fn of_host(db: &Connection, host: HostId) -> Result<Vec<RegisteredPartition>, StoreError> {
-    views(db, &format!("{SELECT} WHERE p.host = ?1 AND p.state <> 'withdrawn' ORDER BY p.id"), [host.0])
+pub(super) fn of_host(sql: &mut dyn Sql, host: HostId) -> Result<Vec<RegisteredPartition>, StoreError> {
+    let select = format!("{SELECT} WHERE p.host = $1 AND p.state <> 'withdrawn' ORDER BY p.id");
+    views(sql, &select, values![host])
 }
 
-fn views(
-    db: &Connection,
-    sql: &str,
-    values: impl rusqlite::Params,
-) -> Result<Vec<RegisteredPartition>, StoreError> {
-    let mut statement = db.prepare_cached(sql)?;
-    let rows = statement.query_map(values, PartitionRow::of)?;
-    Ok(rows.filter_map(|row| row.map(PartitionRow::view).transpose()).collect::<Result<_, _>>()?)
+fn views(sql: &mut dyn Sql, select: &str, values: &[Value]) -> Result<Vec<RegisteredPartition>, StoreError> {
+    let mut views = Vec::new();
+    sql.query(select, values, &mut |row| {
+        views.extend(PartitionRow::of(row)?.view());
+        Ok(())
+    })?;
+    Ok(views)
 }
 
 pub(super) fn find(
-    db: &Connection,
+    sql: &mut dyn Sql,
     host: HostId,
     partition: PartitionId,
 ) -> Result<Option<PartitionRow>, StoreError> {
-    let sql = format!("{SELECT} WHERE p.host = ?1 AND p.id = ?2");
-    Ok(db.prepare_cached(&sql)?.query_row((host.0, partition.0), PartitionRow::of).optional()?)
+    let select = format!("{SELECT} WHERE p.host = $1 AND p.id = $2");
+    sql.first(&select, values![host, partition], PartitionRow::of)
 }
 
 impl PartitionRow {
-    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let state = row.get::<_, String>(5)?;
-        let lease = row.get::<_, Option<Uuid>>(6)?.map(LeaseId);
-        let borrower: Option<Uuid> = row.get(7)?;
-        let expires_at: Option<Moment> = row.get(8)?;
-        Ok(Self {
-            host: HostId(row.get(0)?),
-            id: PartitionId(row.get(1)?),
-            terms: row.get::<_, Json<Terms>>(2)?.0,
-            registration: Registration {
-                version: TermsVersion(row.get(3)?),
-                epoch: Epoch(row.get(4)?),
-                state: registration_state(&state, lease)?,
-            },
-            lent: borrower.map(BorrowerId).zip(expires_at),
-        })
+    fn of(mut row: Row) -> Result<Self, StoreError> {
+        let (host, id, terms) = (row.take()?, row.take()?, row.take_json()?);
+        let (version, epoch) = (TermsVersion(row.take()?), Epoch(row.take()?));
+        let state = match (row.take::<String>()?.as_str(), row.take()?) {
+            ("free", None) => RegistrationState::Free,
+            ("withdrawn", None) => RegistrationState::Withdrawn,
+            ("lent", Some(lease)) => RegistrationState::Lent(lease),
+            ("awaiting_clean", Some(lease)) => RegistrationState::AwaitingClean(lease),
+            _ => return Err(row.unreadable()),
+        };
+        let lent = row.take::<Option<_>>()?.zip(row.take()?);
+        Ok(Self { host, id, terms, registration: Registration { version, epoch, state }, lent })
     }
 
     /// As its host sees it; none: it is not registered any more.
@@ -135,7 +142,7 @@ impl PartitionRow {
             (RegistrationState::Free, _) => LendingState::Free,
             (RegistrationState::AwaitingClean(lease), _) => LendingState::AwaitingClean { lease },
             (RegistrationState::Lent(lease), Some((borrower, expires_at))) => {
-                LendingState::Lent { lease, borrower, expires_at: expires_at.0 }
+                LendingState::Lent { lease, borrower, expires_at }
             }
             // A foreign key keeps a lent row's lease.
             (RegistrationState::Withdrawn | RegistrationState::Lent(_), _) => return None,
@@ -151,22 +158,12 @@ impl PartitionRow {
     }
 }
 
-fn registration_state(state: &str, lease: Option<LeaseId>) -> rusqlite::Result<RegistrationState> {
-    match (state, lease) {
-        ("free", None) => Ok(RegistrationState::Free),
-        ("withdrawn", None) => Ok(RegistrationState::Withdrawn),
-        ("lent", Some(lease)) => Ok(RegistrationState::Lent(lease)),
-        ("awaiting_clean", Some(lease)) => Ok(RegistrationState::AwaitingClean(lease)),
-        _ => Err(rusqlite::Error::InvalidColumnType(5, "state".to_owned(), Type::Text)),
-    }
-}
-
-fn columns(state: RegistrationState) -> (&'static str, Option<Uuid>) {
+fn columns(state: RegistrationState) -> (&'static str, Option<LeaseId>) {
     match state {
         RegistrationState::Free => ("free", None),
         RegistrationState::Withdrawn => ("withdrawn", None),
-        RegistrationState::Lent(lease) => ("lent", Some(lease.0)),
-        RegistrationState::AwaitingClean(lease) => ("awaiting_clean", Some(lease.0)),
+        RegistrationState::Lent(lease) => ("lent", Some(lease)),
+        RegistrationState::AwaitingClean(lease) => ("awaiting_clean", Some(lease)),
     }
 }
 
@@ -178,10 +175,10 @@ impl Work<'_> {
         terms: &Terms,
     ) -> Result<RegisteredPartition, StoreError> {
         let Registration { version, epoch, state } = Registration::NEW;
-        let sql =
-            "INSERT INTO partitions (host, id, terms, version, epoch, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let values = (host.0, partition.0, Json(terms), version.0, epoch.0, columns(state).0);
-        self.db.prepare_cached(sql)?.execute(values)?;
+        let insert =
+            "INSERT INTO partitions (host, id, terms, version, epoch, state) VALUES ($1, $2, $3, $4, $5, $6)";
+        let row = values![host, partition, json(terms)?, version.0, epoch.0, columns(state).0];
+        self.sql.execute(insert, row)?;
         self.announce(host, partition)?.ok_or(StoreError::Lost("partitions"))
     }
 
@@ -194,18 +191,28 @@ impl Work<'_> {
     ) -> Result<Option<RegisteredPartition>, StoreError> {
         let was = before.registration;
         if was == after && before.terms == *terms {
-            return Ok(find(self.db, before.host, before.id)?.and_then(PartitionRow::view));
+            return Ok(find(self.sql, before.host, before.id)?.and_then(PartitionRow::view));
         }
-        let sql = "UPDATE partitions SET terms = :terms, version = :version, epoch = :epoch, state = :state, \
-                       lease = :lease WHERE host = :host AND id = :id AND version = :was_version \
-                       AND epoch = :was_epoch AND state = :was_state AND lease IS :was_lease";
+        let update = "UPDATE partitions SET terms = $1, version = $2, epoch = $3, state = $4, lease = $5 \
+                      WHERE host = $6 AND id = $7 AND version = $8 AND epoch = $9 AND state = $10 \
+                      AND lease IS NOT DISTINCT FROM $11";
         let ((state, lease), (was_state, was_lease)) = (columns(after.state), columns(was.state));
-        let updated = self.db.prepare_cached(sql)?.execute(named_params! {
-            ":terms": Json(terms), ":version": after.version.0, ":epoch": after.epoch.0,
-            ":state": state, ":lease": lease,
-            ":host": before.host.0, ":id": before.id.0, ":was_version": was.version.0,
-            ":was_epoch": was.epoch.0, ":was_state": was_state, ":was_lease": was_lease,
-        })?;
+        let updated = self.sql.execute(
+            update,
+            values![
+                json(terms)?,
+                after.version.0,
+                after.epoch.0,
+                state,
+                lease,
+                before.host,
+                before.id,
+                was.version.0,
+                was.epoch.0,
+                was_state,
+                was_lease,
+            ],
+        )?;
         if updated != 1 {
             return Err(StoreError::Lost("partitions"));
         }
@@ -218,10 +225,10 @@ impl Work<'_> {
         host: HostId,
         partition: PartitionId,
     ) -> Result<Option<RegisteredPartition>, StoreError> {
-        let sql = "UPDATE hosts SET revision = revision + 1 WHERE id = ?1";
-        self.db.prepare_cached(sql)?.execute([host.0])?;
-        let row = find(self.db, host, partition)?.and_then(PartitionRow::view);
-        self.changes.push(Change { host, partition, row: row.clone() });
+        let update = "UPDATE hosts SET revision = revision + 1 WHERE id = $1 RETURNING revision";
+        let revision = self.sql.one(update, values![host], |mut row| row.take())?;
+        let row = find(self.sql, host, partition)?.and_then(PartitionRow::view);
+        self.changes.push(Change { host, revision, partition, row: row.clone() });
         Ok(row)
     }
 }

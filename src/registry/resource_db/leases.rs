@@ -3,22 +3,25 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, types::Type};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use thiserror::Error;
 
 use super::{
-    super::{Contract, EndError, Page, Reserve, ReserveError, Reserved, StoreError},
-    Sqlite, partitions,
-    rows::{Json, Moment},
-    writer::Work,
+    Page, ResourceDb, StoreError, partitions,
+    sql::Sql,
+    value::{Row, json, values},
+    work::Work,
 };
 use crate::{
     api::registry::{Lease, LeaseEnd, MakeLease},
     domain::{
         id::{BorrowerId, HostId, LeaseId, LenderId, PartitionId},
-        lease::{End, LeaseCourse, LeaseEffect, LeaseEvent, LeaseState, LeaseTransition},
-        registration::RegistrationEvent,
-        terms::Epoch,
+        lease::{End, EndReason, LeaseCourse, LeaseEffect, LeaseEvent, LeaseState, LeaseTransition},
+        ledger::Billing,
+        money::{FeeRate, Rounding},
+        registration::{RegistrationEvent, RegistrationNotAllowed},
+        terms::{Epoch, Terms},
     },
 };
 
@@ -27,6 +30,71 @@ const SELECT: &str = "SELECT l.id, l.host, h.address, l.partition, l.borrower, l
                       FROM leases l JOIN hosts h ON h.id = l.host";
 /// Most leases that expire in one transaction.
 const EXPIRE_MAX: u32 = 500;
+
+/// What both sides of a lease agreed on; kept with it, so that its bill can be recomputed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contract {
+    pub terms: Terms,
+    pub rounding: Rounding,
+    pub fee_rate: FeeRate,
+}
+
+impl Contract {
+    pub fn billing(&self, started_at: Timestamp, ended_at: Timestamp) -> Billing {
+        Billing {
+            started_at,
+            ended_at,
+            price: self.terms.price,
+            rounding: self.rounding,
+            fee_rate: self.fee_rate,
+        }
+    }
+}
+
+/// A wish for a lease, with what the registry adds to it.
+#[derive(Debug, Clone)]
+pub struct Reserve {
+    /// The name of the lease, if one is made.
+    pub lease: LeaseId,
+    pub borrower: BorrowerId,
+    pub wish: MakeLease,
+    pub idempotency_key: Option<String>,
+    pub host_is_heard: bool,
+    pub rounding: Rounding,
+    pub fee_rate: FeeRate,
+}
+
+/// The lease that a wish came to.
+#[derive(Debug, Clone)]
+pub enum Reserved {
+    Now(Lease),
+    /// The same wish was granted before.
+    Before(Lease),
+}
+
+#[derive(Debug, Error)]
+pub enum ReserveError {
+    #[error("host {host} offers no partition {partition}")]
+    NoSuchPartition { host: HostId, partition: PartitionId },
+    #[error("host {0} was not heard of lately")]
+    HostSilent(HostId),
+    #[error(transparent)]
+    NotAllowed(#[from] RegistrationNotAllowed),
+    #[error("the idempotency key was used for another request")]
+    IdempotencyKeyReused,
+    #[error("the lease would end beyond all time")]
+    Duration(#[source] jiff::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, Error)]
+pub enum EndError {
+    #[error("there is no such lease")]
+    NoSuchLease,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
 pub(super) struct LeaseRow {
     pub(super) id: LeaseId,
@@ -40,7 +108,7 @@ pub(super) struct LeaseRow {
     pub(super) course: LeaseCourse,
 }
 
-impl Sqlite {
+impl ResourceDb {
     /// F8: the borrower accepts the terms it was shown; then the partition is its, and billing starts. Of all
     /// who try at the same time one succeeds (law 1).
     pub async fn reserve(&self, reserve: Reserve) -> Result<Reserved, ReserveError> {
@@ -59,7 +127,7 @@ impl Sqlite {
         received_at: Timestamp,
     ) -> Result<Lease, EndError> {
         self.write(move |work| {
-            let row = find_of_borrower(work.db, borrower, lease)?.ok_or(EndError::NoSuchLease)?;
+            let row = find_of_borrower(work.sql, borrower, lease)?.ok_or(EndError::NoSuchLease)?;
             Ok(work.end(row, LeaseEvent::Return, received_at)?.view())
         })
         .await
@@ -68,75 +136,71 @@ impl Sqlite {
     /// Ends the leases whose time has come, and says when the next one's does.
     pub async fn expire_due(&self) -> Result<Option<Timestamp>, StoreError> {
         self.write(|work| {
-            for row in due(work.db, work.now)? {
+            for row in due(work.sql, work.now)? {
                 work.end(row, LeaseEvent::Expire, work.now)?;
             }
-            let sql = "SELECT min(expires_at_us) FROM leases WHERE state = 'active'";
-            let next: Option<Moment> = work.db.prepare_cached(sql)?.query_row((), |row| row.get(0))?;
-            Ok(next.map(|moment| moment.0))
+            let next = "SELECT min(expires_at_us) FROM leases WHERE state = 'active'";
+            work.sql.one(next, &[], |mut row| row.take())
         })
         .await
     }
 
     pub async fn lease(&self, borrower: BorrowerId, lease: LeaseId) -> Result<Option<Lease>, StoreError> {
-        self.read(move |db| Ok(find_of_borrower(db, borrower, lease)?.map(|row| row.view()))).await
+        self.read(move |sql| Ok(find_of_borrower(sql, borrower, lease)?.map(LeaseRow::view))).await
     }
 
     /// The borrower's leases, newest first.
     pub async fn leases(&self, borrower: BorrowerId, page: Page) -> Result<Vec<Lease>, StoreError> {
-        self.read(move |db| {
-            let sql = format!(
-                "{SELECT} WHERE l.borrower = ?1 AND (?2 IS NULL OR l.id < ?2) ORDER BY l.id DESC LIMIT ?3"
+        self.read(move |sql| {
+            let select = format!(
+                "{SELECT} WHERE l.borrower = $1 AND ($2 IS NULL OR l.id < $2) ORDER BY l.id DESC LIMIT $3"
             );
-            let mut statement = db.prepare_cached(&sql)?;
-            let rows = statement.query_map((borrower.0, page.before, page.limit), LeaseRow::of)?;
-            Ok(rows.map(|row| row.map(LeaseRow::view)).collect::<Result<_, _>>()?)
+            sql.all(&select, values![borrower, page.before, page.limit], |row| Ok(LeaseRow::of(row)?.view()))
         })
         .await
     }
 
     /// How many leases run.
     pub async fn active_leases(&self) -> Result<u64, StoreError> {
-        let sql = "SELECT count(*) FROM leases WHERE state = 'active'";
-        self.read(move |db| Ok(db.query_row(sql, (), |row| row.get(0))?)).await
+        let count = "SELECT count(*) FROM leases WHERE state = 'active'";
+        self.read(move |sql| sql.one(count, &[], |mut row| row.take())).await
     }
 }
 
 fn find_of_borrower(
-    db: &Connection,
+    sql: &mut dyn Sql,
     borrower: BorrowerId,
     lease: LeaseId,
 ) -> Result<Option<LeaseRow>, StoreError> {
-    let sql = format!("{SELECT} WHERE l.id = ?1 AND l.borrower = ?2");
-    Ok(db.prepare_cached(&sql)?.query_row((lease.0, borrower.0), LeaseRow::of).optional()?)
+    let select = format!("{SELECT} WHERE l.id = $1 AND l.borrower = $2");
+    sql.first(&select, values![lease, borrower], LeaseRow::of)
 }
 
 pub(super) fn find_of_host(
-    db: &Connection,
+    sql: &mut dyn Sql,
     host: HostId,
     lease: LeaseId,
 ) -> Result<Option<LeaseRow>, StoreError> {
-    let sql = format!("{SELECT} WHERE l.id = ?1 AND l.host = ?2");
-    Ok(db.prepare_cached(&sql)?.query_row((lease.0, host.0), LeaseRow::of).optional()?)
+    let select = format!("{SELECT} WHERE l.id = $1 AND l.host = $2");
+    sql.first(&select, values![lease, host], LeaseRow::of)
 }
 
-fn due(db: &Connection, now: Timestamp) -> Result<Vec<LeaseRow>, StoreError> {
-    let sql = format!(
-        "{SELECT} WHERE l.state = 'active' AND l.expires_at_us <= ?1 ORDER BY l.expires_at_us LIMIT {EXPIRE_MAX}"
+fn due(sql: &mut dyn Sql, now: Timestamp) -> Result<Vec<LeaseRow>, StoreError> {
+    let select = format!(
+        "{SELECT} WHERE l.state = 'active' AND l.expires_at_us <= $1 ORDER BY l.expires_at_us LIMIT {EXPIRE_MAX}"
     );
-    Ok(db.prepare_cached(&sql)?.query_map([Moment(now)], LeaseRow::of)?.collect::<Result<_, _>>()?)
+    sql.all(&select, values![now], LeaseRow::of)
 }
 
 /// What was asked for under this key, and the lease that it came to.
 fn lease_request(
-    db: &Connection,
+    sql: &mut dyn Sql,
     borrower: BorrowerId,
     key: &str,
 ) -> Result<Option<([u8; 32], LeaseId)>, StoreError> {
-    let sql = "SELECT request_digest, lease FROM lease_requests WHERE borrower = ?1 AND idempotency_key = ?2";
-    let mut statement = db.prepare_cached(sql)?;
-    let found = statement.query_row((borrower.0, key), |row| Ok((row.get(0)?, LeaseId(row.get(1)?))));
-    Ok(found.optional()?)
+    let select =
+        "SELECT request_digest, lease FROM lease_requests WHERE borrower = $1 AND idempotency_key = $2";
+    sql.first(select, values![borrower, key], |mut row| Ok((row.take()?, row.take()?)))
 }
 
 /// Stands for the whole of a wish, to tell whether it is the same one again.
@@ -147,18 +211,18 @@ fn digest(wish: &MakeLease) -> [u8; 32] {
 }
 
 impl Work<'_> {
-    fn granted_before(&self, reserve: &Reserve) -> Result<Option<LeaseRow>, ReserveError> {
+    fn granted_before(&mut self, reserve: &Reserve) -> Result<Option<LeaseRow>, ReserveError> {
         let Some(key) = &reserve.idempotency_key else { return Ok(None) };
-        match lease_request(self.db, reserve.borrower, key)? {
+        match lease_request(self.sql, reserve.borrower, key)? {
             None => Ok(None),
             Some((request, _)) if request != digest(&reserve.wish) => Err(ReserveError::IdempotencyKeyReused),
-            Some((_, lease)) => Ok(find_of_borrower(self.db, reserve.borrower, lease)?),
+            Some((_, lease)) => Ok(find_of_borrower(self.sql, reserve.borrower, lease)?),
         }
     }
 
     fn reserve(&mut self, reserve: &Reserve) -> Result<LeaseRow, ReserveError> {
         let MakeLease { host, partition, terms_version, duration_seconds } = reserve.wish;
-        let found = partitions::find(self.db, host, partition)?;
+        let found = partitions::find(self.sql, host, partition)?;
         let before = found.ok_or(ReserveError::NoSuchPartition { host, partition })?;
         let event = RegistrationEvent::Lend { lease: reserve.lease, accepted: terms_version };
         let after = before.registration.apply(event)?;
@@ -169,35 +233,35 @@ impl Work<'_> {
             .map_err(ReserveError::Duration)?;
         self.insert_lease(reserve, &course, after.epoch, &before)?;
         self.save_partition(&before, after, &before.terms)?;
-        let made = find_of_borrower(self.db, reserve.borrower, reserve.lease)?;
+        let made = find_of_borrower(self.sql, reserve.borrower, reserve.lease)?;
         Ok(made.ok_or(StoreError::Lost("leases"))?)
     }
 
     fn insert_lease(
-        &self,
+        &mut self,
         reserve: &Reserve,
         course: &LeaseCourse,
         epoch: Epoch,
         partition: &partitions::PartitionRow,
     ) -> Result<(), StoreError> {
-        let contract = Contract {
+        let MakeLease { host, partition: id, .. } = reserve.wish;
+        let contract = json(&Contract {
             terms: partition.terms.clone(),
             rounding: reserve.rounding,
             fee_rate: reserve.fee_rate,
-        };
-        let sql = "INSERT INTO leases (id, host, partition, borrower, lender, epoch, contract, started_at_us, \
-                   expires_at_us, state) SELECT :id, id, :partition, :borrower, lender, :epoch, :contract, \
-                   :started_at, :expires_at, 'active' FROM hosts WHERE id = :host";
-        self.db.prepare_cached(sql)?.execute(named_params! {
-            ":id": reserve.lease.0, ":host": reserve.wish.host.0, ":partition": reserve.wish.partition.0,
-            ":borrower": reserve.borrower.0, ":epoch": epoch.0, ":contract": Json(contract),
-            ":started_at": Moment(course.started_at), ":expires_at": Moment(course.expires_at),
         })?;
+        let insert = "INSERT INTO leases (id, host, partition, borrower, lender, epoch, contract, started_at_us, \
+                      expires_at_us, state) SELECT $1, id, $2, $3, lender, $4, $5, $6, $7, 'active' FROM hosts \
+                      WHERE id = $8";
+        let (started_at, expires_at) = (course.started_at, course.expires_at);
+        let row =
+            values![reserve.lease, id, reserve.borrower, epoch.0, contract, started_at, expires_at, host];
+        self.sql.execute(insert, row)?;
         if let Some(key) = &reserve.idempotency_key {
-            let sql = "INSERT INTO lease_requests (borrower, idempotency_key, request_digest, lease) \
-                       VALUES (?1, ?2, ?3, ?4)";
-            let values = (reserve.borrower.0, key, digest(&reserve.wish), reserve.lease.0);
-            self.db.prepare_cached(sql)?.execute(values)?;
+            let insert = "INSERT INTO lease_requests (borrower, idempotency_key, request_digest, lease) \
+                          VALUES ($1, $2, $3, $4)";
+            let row = values![reserve.borrower, key.as_str(), digest(&reserve.wish), reserve.lease];
+            self.sql.execute(insert, row)?;
         }
         Ok(())
     }
@@ -225,25 +289,24 @@ impl Work<'_> {
 
     /// Stores the lease's next state, on condition that the one before is what the machine was shown.
     fn advance(
-        &self,
+        &mut self,
         row: &mut LeaseRow,
         event: LeaseEvent,
         at: Timestamp,
     ) -> Result<Vec<LeaseEffect>, StoreError> {
         let LeaseTransition { course, effects } = row.course.apply(event, at).map_err(StoreError::Refused)?;
-        let sql = "UPDATE leases SET state = :state, ended_at_us = :ended_at, end_reason = :reason \
-                   WHERE id = :id AND state = :was";
-        let updated = self.db.prepare_cached(sql)?.execute(named_params! {
-            ":state": state_column(course.state), ":ended_at": course.end().map(|end| Moment(end.at)),
-            ":reason": course.end().map(|end| end.reason.as_str()), ":id": row.id.0,
-            ":was": state_column(row.course.state),
-        })?;
+        let update =
+            "UPDATE leases SET state = $1, ended_at_us = $2, end_reason = $3 WHERE id = $4 AND state = $5";
+        let (ended_at, reason) =
+            (course.end().map(|end| end.at), course.end().map(|end| end.reason.as_str()));
+        let (state, was) = (state_column(course.state), state_column(row.course.state));
+        let updated = self.sql.execute(update, values![state, ended_at, reason, row.id, was])?;
         row.course = course;
         if updated == 1 { Ok(effects) } else { Err(StoreError::Lost("leases")) }
     }
 
     fn await_clean(&mut self, row: &LeaseRow) -> Result<(), StoreError> {
-        let before = partitions::find(self.db, row.host, row.partition)?;
+        let before = partitions::find(self.sql, row.host, row.partition)?;
         let before = before.ok_or(StoreError::Lost("partitions"))?;
         let after = before.registration.apply(RegistrationEvent::LeaseEnded(row.id));
         let after = after.map_err(|_| StoreError::Lost("partitions"))?;
@@ -252,22 +315,20 @@ impl Work<'_> {
 }
 
 impl LeaseRow {
-    pub(super) fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let reason: Option<String> = row.get(12)?;
-        let ended_at: Option<Moment> = row.get(11)?;
+    fn of(mut row: Row) -> Result<Self, StoreError> {
         Ok(Self {
-            id: LeaseId(row.get(0)?),
-            host: HostId(row.get(1)?),
-            host_address: row.get(2)?,
-            partition: PartitionId(row.get(3)?),
-            borrower: BorrowerId(row.get(4)?),
-            lender: LenderId(row.get(5)?),
-            epoch: Epoch(row.get(6)?),
-            contract: row.get::<_, Json<Contract>>(7)?.0,
+            id: row.take()?,
+            host: row.take()?,
+            host_address: row.take()?,
+            partition: row.take()?,
+            borrower: row.take()?,
+            lender: row.take()?,
+            epoch: Epoch(row.take()?),
+            contract: row.take_json()?,
             course: LeaseCourse {
-                started_at: row.get::<_, Moment>(8)?.0,
-                expires_at: row.get::<_, Moment>(9)?.0,
-                state: lease_state(&row.get::<_, String>(10)?, ended_at.zip(reason))?,
+                started_at: row.take()?,
+                expires_at: row.take()?,
+                state: lease_state(&mut row)?,
             },
         })
     }
@@ -296,17 +357,16 @@ impl LeaseRow {
     }
 }
 
-fn lease_state(state: &str, end: Option<(Moment, String)>) -> rusqlite::Result<LeaseState> {
-    let unreadable = || rusqlite::Error::InvalidColumnType(10, "state".to_owned(), Type::Text);
-    let end = match end {
-        None => None,
-        Some((at, reason)) => Some(End { at: at.0, reason: reason.parse().map_err(|_| unreadable())? }),
-    };
-    match (state, end) {
+/// State, moment and reason of the end, as they follow one another.
+fn lease_state(row: &mut Row) -> Result<LeaseState, StoreError> {
+    let (state, at) = (row.take::<String>()?, row.take::<Option<_>>()?);
+    let reason = row.take::<Option<String>>()?.map(|reason| reason.parse::<EndReason>());
+    let reason = reason.transpose().map_err(|_| row.unreadable())?;
+    match (state.as_str(), at.zip(reason).map(|(at, reason)| End { at, reason })) {
         ("active", None) => Ok(LeaseState::Active),
         ("ended", Some(end)) => Ok(LeaseState::Ended(end)),
         ("settled", Some(end)) => Ok(LeaseState::Settled(end)),
-        _ => Err(unreadable()),
+        _ => Err(row.unreadable()),
     }
 }
 

@@ -1,0 +1,31 @@
+//! A use case at work in a transaction.
+
+use jiff::Timestamp;
+
+use super::sql::Sql;
+use crate::{
+    api::registry::RegisteredPartition,
+    domain::id::{HostId, PartitionId},
+};
+
+/// What a use case works with: all that it does is undone when it refuses.
+pub(super) struct Work<'a> {
+    pub(super) sql: &'a mut dyn Sql,
+    /// The clock for money, read when this work was come to.
+    pub(super) now: Timestamp,
+    /// What to announce once it is durable.
+    pub(super) changes: &'a mut Vec<Change>,
+}
+
+/// A partition's row after a transaction; none: it is not registered any more.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub host: HostId,
+    /// The host's revision after it: of two changes the one with the higher revision came later.
+    pub revision: u64,
+    pub partition: PartitionId,
+    pub row: Option<RegisteredPartition>,
+}
+
+/// Called with the changes of each transaction once it is durable, in the order of the transactions.
+pub type OnCommit = Box<dyn Fn(Vec<Change>) + Send>;
