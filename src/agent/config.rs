@@ -1,6 +1,7 @@
 //! The agent's configuration file.
 
 use std::{
+    collections::BTreeMap,
     env, fs, io,
     net::SocketAddr,
     ops::RangeInclusive,
@@ -17,6 +18,7 @@ use super::host::{
 };
 use crate::domain::{
     money::{Currency, PRICE_MAX_MICROS, Price},
+    qualities::{BadQualities, validate_labels},
     resources::Allocation,
 };
 
@@ -56,6 +58,9 @@ pub struct Config {
     /// Whether partitions' memory is of huge pages that the owner has reserved (`vm.nr_hugepages`), and of nothing else.
     #[serde(default)]
     pub huge_pages: bool,
+    /// What the owner says of the host's partitions, for borrowers to search by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Whom VMMs run as.
     #[serde(default)]
     pub users: Users,
@@ -138,6 +143,8 @@ pub enum ConfigError {
     )]
     Patience { field: &'static str, value: u64 },
     #[error(transparent)]
+    Labels(#[from] BadQualities),
+    #[error(transparent)]
     Users(#[from] BadUsers),
     #[error(transparent)]
     Network(#[from] BadNetwork),
@@ -182,6 +189,7 @@ impl Config {
             return Err(ConfigError::NoReservedCpu);
         }
         self.guests.validate()?;
+        validate_labels(&self.labels)?;
         self.users.validate()?;
         self.network.validate()?;
         self.prices.validate()
@@ -288,6 +296,7 @@ mod tests {
                 "network.range: must be a network of /8",
             ),
             ("= 20000", "= 20000000000000", "is 20000000000000"),
+            ("[prices]", "[labels]\nzone = \"eu 1\"\n[prices]", "'_' and '/', not \"eu 1\""),
         ] {
             let refusal = refusal(from, to);
             assert!(refusal.contains(said), "{refusal}");

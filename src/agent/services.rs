@@ -16,7 +16,7 @@ use super::{
     partition::table::Table,
     registry_link::RegistryLink,
 };
-use crate::domain::{id::PartitionId, terms::Terms};
+use crate::domain::{id::PartitionId, qualities::Qualities, terms::Terms};
 
 /// Shared by all; nothing in it changes while the agent runs.
 #[derive(Debug)]
@@ -64,6 +64,12 @@ impl Services {
     /// The terms with what the host itself adds to them.
     pub fn with_host_facts(&self, terms: Terms) -> Terms {
         let os_images = self.images.list().into_iter().map(|image| image.name).collect();
-        Terms { os_images, cpu_model: self.inventory.cpu_model.clone(), ..terms }
+        let qualities = Qualities {
+            huge_pages: self.config.huge_pages,
+            numa_nodes: self.inventory.numa_nodes,
+            labels: self.config.labels.clone(),
+            ..Qualities::default()
+        };
+        Terms { os_images, cpu_model: self.inventory.cpu_model.clone(), qualities, ..terms }
     }
 }

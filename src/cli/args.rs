@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod conditions;
+
 use std::{
     ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -10,9 +12,10 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
 
+pub use conditions::ConditionArguments;
+
 use crate::domain::{
     id::{JobId, LeaseId, PartitionId},
-    matching::Conditions,
     money::Currency,
     network::Network,
 };
@@ -167,45 +170,6 @@ pub struct CarveArguments {
     /// What its guest reaches by itself: none, or nat (the internet, but none of your own networks)
     #[arg(long, value_name = "NETWORK", default_value = "none")]
     pub network: Network,
-}
-
-/// What a partition must have; what is not stated is not asked.
-#[derive(Debug, Clone, Default, Args)]
-pub struct ConditionArguments {
-    /// At least so many CPUs
-    #[arg(long, default_value_t = 1)]
-    pub cpus: u32,
-    /// At least so much memory, for example 512MiB or 2GiB
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<Size>,
-    /// At least so much disk
-    #[arg(long, value_name = "SIZE")]
-    pub disk: Option<Size>,
-    /// Part of the CPU's model name
-    #[arg(long, value_name = "TEXT")]
-    pub cpu_model: Option<String>,
-    /// The least that the guest must reach: nat is the internet
-    #[arg(long, value_name = "NETWORK", default_value = "none")]
-    pub network: Network,
-    /// Most an hour may cost, for example 0.05EUR
-    #[arg(long, value_name = "PRICE")]
-    pub max_price: Option<HourPrice>,
-}
-
-impl ConditionArguments {
-    /// As the registry takes them; `image` is the OS image that the host must be able to start.
-    pub fn conditions(&self, image: Option<&str>) -> Conditions {
-        Conditions {
-            min_cpus: self.cpus,
-            min_memory_mib: self.memory.map_or(0, |size| size.mib),
-            min_disk_mib: self.disk.map_or(0, |size| size.mib),
-            os_image: image.map(str::to_owned),
-            cpu_model: self.cpu_model.clone(),
-            network: self.network,
-            max_price_per_hour_micros: self.max_price.map(|price| price.micros),
-            currency: self.max_price.map(|price| price.currency),
-        }
-    }
 }
 
 #[derive(Debug, Args)]

@@ -174,6 +174,7 @@ mod tests {
                 os_images: Default::default(),
                 cpu_model: String::new(),
                 network: Default::default(),
+                qualities: Default::default(),
             },
             allocation_digest: allocation.digest(),
             expires_at: Timestamp::UNIX_EPOCH,

@@ -11,7 +11,11 @@ use super::{
 use crate::{
     api::registry::{Offer, Search, SearchReply},
     client::RegistryClient,
-    domain::matching::{Condition, Conditions, Explanation},
+    domain::{
+        matching::{Condition, Conditions, Explanation},
+        qualities::Qualities,
+        terms::Terms,
+    },
 };
 
 pub(super) async fn search(context: &Context, arguments: &SearchArguments) -> Result<ExitCode, CliError> {
@@ -45,17 +49,48 @@ impl Report for SearchReply {
             let terms = &offer.terms;
             [
                 offer.partition.to_string(),
-                terms.allocation.cpus.to_string(),
+                cpus(terms),
                 size(terms.allocation.memory_mib),
                 size(terms.allocation.disk_mib),
                 terms.network.to_string(),
                 price(&terms.price),
                 terms.os_images.iter().cloned().collect::<Vec<_>>().join(", "),
                 terms.cpu_model.clone(),
+                qualities(&terms.qualities),
             ]
         });
-        table(["PARTITION", "CPUS", "MEMORY", "DISK", "NETWORK", "PRICE", "OS IMAGES", "CPU MODEL"], rows)
+        table(
+            [
+                "PARTITION",
+                "CPUS",
+                "MEMORY",
+                "DISK",
+                "NETWORK",
+                "PRICE",
+                "OS IMAGES",
+                "CPU MODEL",
+                "QUALITIES",
+            ],
+            rows,
+        )
     }
+}
+
+fn cpus(terms: &Terms) -> String {
+    let share = terms.qualities.cpu_share_percent.map(|percent| format!(" ({percent}% each)"));
+    format!("{}{}", terms.allocation.cpus, share.unwrap_or_default())
+}
+
+/// What a host promises beyond sizes.
+fn qualities(qualities: &Qualities) -> String {
+    let Qualities { cpu_share_percent: _, disk_mib_per_s, huge_pages, numa_nodes, labels } = qualities;
+    let promises = [
+        disk_mib_per_s.map(|rate| format!("disk {rate} MiB/s")),
+        huge_pages.then(|| "huge pages".to_owned()),
+        (*numa_nodes == Some(1)).then(|| "one NUMA node".to_owned()),
+    ];
+    let labels = labels.iter().map(|(name, value)| format!("{name}={value}"));
+    promises.into_iter().flatten().chain(labels).collect::<Vec<_>>().join(", ")
 }
 
 /// Says how many offers fell to which condition.
@@ -74,6 +109,11 @@ fn explained(explanation: &Explanation) -> String {
 fn lack(condition: Condition) -> &'static str {
     match condition {
         Condition::Cpus => "have too few CPUs",
+        Condition::CpuShare => "have too small a share of each CPU",
+        Condition::DiskRate => "promise no disk so fast",
+        Condition::HugePages => "promise no huge pages",
+        Condition::NumaNodes => "do not promise one NUMA node",
+        Condition::Labels => "lack those labels",
         Condition::Memory => "have too little memory",
         Condition::Disk => "have too little disk",
         Condition::OsImage => "cannot start that OS image",
@@ -95,6 +135,14 @@ mod tests {
             explained(&Explanation { considered: 3, fell_to }),
             "of 3 on offer and free, 2 have too few CPUs, 1 cost too much"
         );
+    }
+
+    #[test]
+    fn only_what_a_host_promises_is_listed() {
+        assert_eq!(qualities(&Qualities::default()), "");
+        let labels = [("zone".to_owned(), "eu-1".to_owned())].into();
+        let some = Qualities { numa_nodes: Some(1), labels, ..Qualities::default() };
+        assert_eq!(qualities(&some), "one NUMA node, zone=eu-1");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod matching;
 pub mod money;
 pub mod network;
 pub mod partition;
+pub mod qualities;
 pub mod registration;
 pub mod resources;
 pub mod secret;

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::{
     money::{PRICE_MAX_MICROS, Price},
     network::Network,
+    qualities::{BadQualities, Qualities},
     resources::{Allocation, BadAllocation},
 };
 
@@ -16,7 +17,7 @@ pub const OS_IMAGES_MAX: usize = 64;
 pub const OS_IMAGE_NAME_MAX: usize = 64;
 
 /// What a lender offers a partition for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Terms {
@@ -29,6 +30,8 @@ pub struct Terms {
     pub cpu_model: String,
     #[serde(default)]
     pub network: Network,
+    #[serde(default)]
+    pub qualities: Qualities,
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub enum BadTerms {
     OsImageName(String),
     #[error("cpu_model: at most 128 characters, not {0}")]
     CpuModel(usize),
+    #[error("qualities.{0}")]
+    Qualities(#[from] BadQualities),
 }
 
 impl Terms {
@@ -59,7 +64,10 @@ impl Terms {
         if let Some(name) = self.os_images.iter().find(|name| !is_os_image_name(name)) {
             return Err(BadTerms::OsImageName(name.clone()));
         }
-        if self.cpu_model.len() > 128 { Err(BadTerms::CpuModel(self.cpu_model.len())) } else { Ok(()) }
+        if self.cpu_model.len() > 128 {
+            return Err(BadTerms::CpuModel(self.cpu_model.len()));
+        }
+        Ok(self.qualities.validate()?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Hosts: how they become known, and how they are heard of.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
 use uuid::Uuid;
@@ -78,11 +78,11 @@ pub(super) async fn heartbeat(
     JsonBody(beat): JsonBody<Heartbeat>,
 ) -> Result<Json<HeartbeatReply>, Problem> {
     token.must_be(host)?;
-    registry.market.hosts().heard(host, Instant::now());
+    registry.market.heard(host);
     registry.take_report(host, &beat).await?;
     if let Some(known) = beat.known_revision {
         registry.wait_for_news(host, known, Duration::from_millis(beat.wait_ms)).await?;
-        registry.market.hosts().heard(host, Instant::now());
+        registry.market.heard(host);
     }
     let register = registry.db.host_register(host).await?;
     Ok(Json(HeartbeatReply {

@@ -22,6 +22,8 @@ pub(super) struct HostsHeard {
 #[derive(Default)]
 struct Host {
     heard_at: Option<Instant>,
+    /// Whether its offers are shown.
+    shown: bool,
     news: watch::Sender<()>,
 }
 
@@ -30,9 +32,28 @@ impl HostsHeard {
         Self { beat_every, hosts: RwLock::default() }
     }
 
-    /// The host lives.
-    pub(super) fn heard(&self, host: HostId, now: Instant) {
-        self.with(host, |host| host.heard_at = Some(now));
+    /// The host lives. True: its offers are hidden, and are to be shown.
+    pub(super) fn heard(&self, host: HostId, now: Instant) -> bool {
+        self.with(host, |host| {
+            host.heard_at = Some(now);
+            !host.shown
+        })
+    }
+
+    /// Whether the host is heard, where that is not what is shown: from now on it is.
+    pub(super) fn settle(&self, host: HostId, now: Instant) -> Option<bool> {
+        let silent_after = self.silent_after();
+        self.with(host, |host| {
+            let heard = host.is_heard(now, silent_after);
+            (std::mem::replace(&mut host.shown, heard) != heard).then_some(heard)
+        })
+    }
+
+    /// Hosts whose offers are shown though they are not heard any more.
+    pub(super) fn fallen_silent(&self, now: Instant) -> Vec<HostId> {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        let fallen = hosts.iter().filter(|(_, host)| host.shown && !host.is_heard(now, self.silent_after()));
+        fallen.map(|(id, _)| *id).collect()
     }
 
     /// Something changed at the registry that the host is to know.
@@ -51,7 +72,17 @@ impl HostsHeard {
 
     pub(super) fn at(&self, now: Instant) -> HeardAt<'_> {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        HeardAt { hosts, now, silent_after: self.beat_every * BEATS_MISSED }
+        HeardAt { hosts, now, silent_after: self.silent_after() }
+    }
+
+    fn silent_after(&self) -> Duration {
+        self.beat_every * BEATS_MISSED
+    }
+}
+
+impl Host {
+    fn is_heard(&self, now: Instant, silent_after: Duration) -> bool {
+        self.heard_at.is_some_and(|at| now.saturating_duration_since(at) <= silent_after)
     }
 }
 
@@ -65,15 +96,11 @@ pub(super) struct HeardAt<'a> {
 impl HeardAt<'_> {
     /// Whether the host was heard of lately.
     pub(super) fn contains(&self, host: HostId) -> bool {
-        self.hosts.get(&host).is_some_and(|host| self.is_heard(host))
+        self.hosts.get(&host).is_some_and(|host| host.is_heard(self.now, self.silent_after))
     }
 
     pub(super) fn count(&self) -> usize {
-        self.hosts.values().filter(|host| self.is_heard(host)).count()
-    }
-
-    fn is_heard(&self, host: &Host) -> bool {
-        host.heard_at.is_some_and(|at| self.now.saturating_duration_since(at) <= self.silent_after)
+        self.hosts.values().filter(|host| host.is_heard(self.now, self.silent_after)).count()
     }
 }
 
@@ -95,6 +122,31 @@ mod tests {
         assert!(!hosts.at(start + 3 * BEAT + Duration::from_nanos(1)).contains(host));
         assert!(!hosts.at(start).contains(other));
         assert_eq!(hosts.at(start).count(), 1);
+    }
+
+    #[test]
+    fn a_host_is_shown_when_it_is_heard_and_hidden_when_it_has_fallen_silent() {
+        let hosts = HostsHeard::new(BEAT);
+        let (host, start) = (HostId(Uuid::nil()), Instant::now());
+        assert!(hosts.heard(host, start), "it is to be shown");
+        assert_eq!((hosts.settle(host, start), hosts.settle(host, start)), (Some(true), None));
+        assert!(!hosts.heard(host, start + BEAT), "it is shown");
+        assert_eq!(hosts.fallen_silent(start + 4 * BEAT), []);
+        let late = start + 5 * BEAT;
+        assert_eq!(hosts.fallen_silent(late), [host]);
+        assert_eq!((hosts.settle(host, late), hosts.fallen_silent(late)), (Some(false), vec![]));
+    }
+
+    #[test]
+    fn a_host_that_is_heard_again_in_time_is_not_hidden() {
+        let hosts = HostsHeard::new(BEAT);
+        let (host, start) = (HostId(Uuid::nil()), Instant::now());
+        hosts.heard(host, start);
+        hosts.settle(host, start);
+        let late = start + 4 * BEAT;
+        assert_eq!(hosts.fallen_silent(late), [host]);
+        hosts.heard(host, late);
+        assert_eq!(hosts.settle(host, late), None);
     }
 
     #[test]

@@ -49,10 +49,34 @@ impl Market {
         }
     }
 
+    /// The host lives.
+    pub(super) fn heard(&self, host: HostId) {
+        if self.hosts.heard(host, Instant::now()) {
+            self.settle(host);
+        }
+    }
+
+    /// Hides the offers of hosts that have fallen silent.
+    pub(super) fn hide_silent(&self) {
+        self.hosts.fallen_silent(Instant::now()).into_iter().for_each(|host| self.settle(host));
+    }
+
+    /// Shows or hides the host's offers. Judged by whoever has the index, so that of two the later one is right.
+    fn settle(&self, host: HostId) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(heard) = self.hosts.settle(host, Instant::now()) else { return };
+        index.hear(host, heard);
+        tracing::info!(%host, heard, "host {}", if heard { "up" } else { "down" });
+    }
+
     /// Follows a transaction that is durable.
     pub(super) fn apply(&self, changes: Vec<Change>) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        for change in &changes {
+            index.put(change.host, change.partition, change.row.as_ref());
+        }
+        drop(index);
         for Change { host, partition, row, .. } in changes {
-            self.index.write().unwrap_or_else(PoisonError::into_inner).put(host, partition, row.as_ref());
             match row.map(|row| row.state) {
                 Some(LendingState::Lent { lease, borrower, expires_at }) => {
                     tracing::info!(%lease, %host, %partition, %borrower, %expires_at, "lease made");
@@ -92,15 +116,11 @@ impl Market {
     }
 
     pub(super) fn search(&self, conditions: &Conditions, after: Option<Place>, limit: usize) -> Found {
-        let heard = self.hosts.at(Instant::now());
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.search(conditions, after, limit, |host| heard.contains(host))
+        self.index.read().unwrap_or_else(PoisonError::into_inner).search(conditions, after, limit)
     }
 
     pub(super) fn explain(&self, conditions: &Conditions) -> Explanation {
-        let heard = self.hosts.at(Instant::now());
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.explain(conditions, |host| heard.contains(host))
+        self.index.read().unwrap_or_else(PoisonError::into_inner).explain(conditions)
     }
 
     /// Free partitions, those of silent hosts included.

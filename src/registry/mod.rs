@@ -15,6 +15,7 @@ mod market;
 mod metrics;
 pub mod resource_db;
 mod search_index;
+mod silence;
 
 use std::{fs::TryLockError, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -95,6 +96,7 @@ impl Registry {
         let issuer = KeyIssuer::load(&db).await?;
         let registry = Arc::new(Self { settings, clock, db, issuer, market, metrics, shutdown, _lock: lock });
         tokio::spawn(expiry::run(Arc::clone(&registry)));
+        tokio::spawn(silence::run(Arc::clone(&registry)));
         Ok(registry)
     }
 }

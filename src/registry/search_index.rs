@@ -3,8 +3,18 @@
 //! For one request the waste of an offer is what it has beyond the request, so among offers of one price the
 //! order by waste is the order by size, whatever was asked: one order serves all searches, and a place in it is a
 //! cursor that stays valid while offers come and go.
+//!
+//! Offers that differ in price, memory, disk and name alone are of one kind. A search judges each kind once, by the
+//! predicate that judges offers, and merges the runs of those that do: what it does not find it hardly looks at. Offers
+//! of silent hosts are kept, but in no run.
 
-use std::{collections::BTreeMap, collections::HashMap, ops::Bound};
+mod run;
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BinaryHeap, HashMap},
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -14,13 +24,15 @@ use crate::{
     api::registry::{LendingState, Offer, RegisteredPartition},
     domain::{
         id::{HostId, PartitionId},
-        matching::{Conditions, Explanation},
-        money::Currency,
+        matching::{Condition, Conditions, Explanation},
+        money::{Currency, Price},
+        resources::Allocation,
         terms::Terms,
     },
 };
+use run::{At, Row, Run, Spot};
 
-/// An offer's place. Prices of different currencies do not compare; each currency has its own run.
+/// An offer's place. Prices of different currencies do not compare; each currency has its own stretch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Place {
     currency: Currency,
@@ -33,15 +45,25 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn of(host: HostId, partition: PartitionId, terms: &Terms) -> Self {
+    fn of(kind: &Terms, spot: &Spot) -> Self {
         Self {
-            currency: terms.price.currency,
-            per_hour_micros: terms.price.per_hour_micros,
-            cpus: terms.allocation.cpus,
-            memory_mib: terms.allocation.memory_mib,
-            disk_mib: terms.allocation.disk_mib,
-            partition,
-            host,
+            currency: kind.price.currency,
+            per_hour_micros: spot.per_hour_micros,
+            cpus: kind.allocation.cpus,
+            memory_mib: spot.memory_mib,
+            disk_mib: spot.disk_mib,
+            partition: spot.partition,
+            host: spot.host,
+        }
+    }
+
+    fn spot(&self) -> Spot {
+        Spot {
+            per_hour_micros: self.per_hour_micros,
+            memory_mib: self.memory_mib,
+            disk_mib: self.disk_mib,
+            partition: self.partition,
+            host: self.host,
         }
     }
 
@@ -61,10 +83,30 @@ impl Place {
 #[error("cursor: not one that this registry gave")]
 pub(super) struct NotACursor;
 
+/// Terms as good as can be in what one kind's offers differ in.
+type Kind = Arc<Terms>;
+
 #[derive(Debug, Default)]
 pub(super) struct SearchIndex {
-    offers: BTreeMap<Place, Offer>,
-    places: HashMap<(HostId, PartitionId), Place>,
+    kinds: HashMap<Kind, OfKind>,
+    hosts: HashMap<HostId, HostOffers>,
+    free: usize,
+}
+
+/// What is free of one kind.
+#[derive(Debug, Default)]
+struct OfKind {
+    /// Of hosts that are heard.
+    run: Run,
+    /// How many offers there are, those of silent hosts included.
+    count: usize,
+}
+
+/// What is free of one host.
+#[derive(Debug, Default)]
+struct HostOffers {
+    heard: bool,
+    offers: BTreeMap<PartitionId, (Kind, Row)>,
 }
 
 pub(super) struct Found {
@@ -76,45 +118,177 @@ pub(super) struct Found {
 impl SearchIndex {
     /// Takes the partition's row as it is now; none: it is not registered any more.
     pub(super) fn put(&mut self, host: HostId, partition: PartitionId, row: Option<&RegisteredPartition>) {
-        if let Some(place) = self.places.remove(&(host, partition)) {
-            self.offers.remove(&place);
+        let of_host = self.hosts.entry(host).or_default();
+        if let Some((kind, row)) = of_host.offers.remove(&partition) {
+            self.free -= 1;
+            forget(&mut self.kinds, &kind, &row);
         }
         let Some(row) = row.filter(|row| row.state == LendingState::Free) else { return };
-        let place = Place::of(host, partition, &row.terms);
-        let offer = Offer { host, partition, terms: row.terms.clone(), terms_version: row.version };
-        self.places.insert((host, partition), place);
-        self.offers.insert(place, offer);
+        let spot = Spot {
+            per_hour_micros: row.terms.price.per_hour_micros,
+            memory_mib: row.terms.allocation.memory_mib,
+            disk_mib: row.terms.allocation.disk_mib,
+            partition,
+            host,
+        };
+        let offer = Row { spot, version: row.version };
+        self.free += 1;
+        let kind = keep(&mut self.kinds, &row.terms, offer, of_host.heard);
+        of_host.offers.insert(partition, (kind, offer));
     }
 
+    /// The host is heard, or is silent: then its offers are hidden, not forgotten.
+    pub(super) fn hear(&mut self, host: HostId, heard: bool) {
+        let of_host = self.hosts.entry(host).or_default();
+        if of_host.heard == heard {
+            return;
+        }
+        of_host.heard = heard;
+        for (kind, row) in of_host.offers.values() {
+            let Some(OfKind { run, .. }) = self.kinds.get_mut(kind) else { continue };
+            if heard { run.insert(*row) } else { run.remove(&row.spot) }
+        }
+    }
+
+    /// Free partitions, those of silent hosts included.
     pub(super) fn len(&self) -> usize {
-        self.offers.len()
+        self.free
     }
 
     /// The first `limit` offers after `after` that meet the conditions, of hosts that are heard.
-    pub(super) fn search(
-        &self,
-        conditions: &Conditions,
-        after: Option<Place>,
-        limit: usize,
-        is_heard: impl Fn(HostId) -> bool,
-    ) -> Found {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut matching = self
-            .offers
-            .range((from, Bound::Unbounded))
-            .filter(|(_, offer)| is_heard(offer.host) && conditions.satisfied_by(&offer.terms));
-        let page: Vec<_> = matching.by_ref().take(limit).collect();
-        let next = matching.next().and_then(|_| page.last().map(|(place, _)| **place));
-        Found { offers: page.into_iter().map(|(_, offer)| offer.clone()).collect(), next }
+    pub(super) fn search(&self, conditions: &Conditions, after: Option<Place>, limit: usize) -> Found {
+        let mut heads: BinaryHeap<_> = self
+            .kinds
+            .iter()
+            .filter(|(kind, of_kind)| of_kind.run.len() > 0 && conditions.satisfied_by(kind))
+            .filter_map(|(kind, of_kind)| Head::first(kind, &of_kind.run, conditions, after.as_ref()))
+            .map(Reverse)
+            .collect();
+        let (mut offers, mut next) = (Vec::new(), None);
+        while let Some(Reverse(head)) = heads.pop() {
+            if offers.len() == limit {
+                return Found { offers, next };
+            }
+            offers.extend(head.offer());
+            next = Some(head.place);
+            heads.extend(head.following(conditions).map(Reverse));
+        }
+        Found { offers, next: None }
     }
 
     /// Why nothing matches.
-    pub(super) fn explain(&self, conditions: &Conditions, is_heard: impl Fn(HostId) -> bool) -> Explanation {
+    pub(super) fn explain(&self, conditions: &Conditions) -> Explanation {
         let mut explanation = Explanation::default();
-        for offer in self.offers.values().filter(|offer| is_heard(offer.host)) {
-            explanation.count(conditions, &offer.terms);
+        for (kind, OfKind { run, .. }) in &self.kinds {
+            let count = u64::try_from(run.len()).unwrap_or(u64::MAX);
+            explanation.considered += count;
+            let differing = [Condition::Memory, Condition::Disk, Condition::Price];
+            let unmet = conditions.unmet_by(kind).filter(|condition| !differing.contains(condition));
+            unmet.for_each(|condition| explanation.fell(condition, count));
+            run.explain(conditions, &mut explanation);
         }
         explanation
+    }
+}
+
+/// Counts an offer of these terms with its kind, and has it found if its host is heard.
+fn keep(kinds: &mut HashMap<Kind, OfKind>, terms: &Terms, row: Row, heard: bool) -> Kind {
+    let allocation = Allocation { memory_mib: u64::MAX, disk_mib: u64::MAX, ..terms.allocation };
+    let best = Terms { allocation, price: Price { per_hour_micros: 0, ..terms.price }, ..terms.clone() };
+    let known = kinds.get_key_value(&best).map(|(kind, _)| Arc::clone(kind));
+    let kind = known.unwrap_or_else(|| Arc::new(best));
+    let of_kind = kinds.entry(Arc::clone(&kind)).or_default();
+    of_kind.count += 1;
+    if heard {
+        of_kind.run.insert(row);
+    }
+    kind
+}
+
+fn forget(kinds: &mut HashMap<Kind, OfKind>, kind: &Kind, row: &Row) {
+    let Some(of_kind) = kinds.get_mut(kind) else { return };
+    of_kind.run.remove(&row.spot);
+    of_kind.count -= 1;
+    if of_kind.count == 0 {
+        kinds.remove(kind);
+    }
+}
+
+/// The next offer of one kind that matches.
+struct Head<'a> {
+    place: Place,
+    kind: &'a Kind,
+    run: &'a Run,
+    at: At,
+}
+
+impl<'a> Head<'a> {
+    fn at(kind: &'a Kind, run: &'a Run, at: At) -> Option<Self> {
+        Some(Self { place: Place::of(kind, &run.row(at)?.spot), kind, run, at })
+    }
+
+    fn first(kind: &'a Kind, run: &'a Run, conditions: &Conditions, after: Option<&Place>) -> Option<Self> {
+        let Some(after) = after else {
+            return Self::at(kind, run, run.first_match(conditions, None)?);
+        };
+        let head =
+            Self::at(kind, run, run.first_match(conditions, first_spot_after(after, kind)?.as_ref())?)?;
+        if head.place > *after { Some(head) } else { head.following(conditions) }
+    }
+
+    fn following(self, conditions: &Conditions) -> Option<Self> {
+        Self::at(self.kind, self.run, self.run.next_match(conditions, self.at)?)
+    }
+
+    fn offer(&self) -> Option<Offer> {
+        let Row { spot, version } = *self.run.row(self.at)?;
+        let allocation =
+            Allocation { memory_mib: spot.memory_mib, disk_mib: spot.disk_mib, ..self.kind.allocation };
+        let price = Price { per_hour_micros: spot.per_hour_micros, ..self.kind.price };
+        let terms = Terms { allocation, price, ..Terms::clone(self.kind) };
+        Some(Offer { host: spot.host, partition: spot.partition, terms, terms_version: version })
+    }
+}
+
+/// From where on a run of this kind lies after `after`, which itself may be there: none of it does, all of it does, or
+/// from this spot on.
+fn first_spot_after(after: &Place, kind: &Terms) -> Option<Option<Spot>> {
+    if kind.price.currency != after.currency {
+        return (kind.price.currency > after.currency).then_some(None);
+    }
+    let spot = after.spot();
+    let (least_partition, least_host) = (PartitionId(uuid::Uuid::nil()), HostId(uuid::Uuid::nil()));
+    let cheapest = |per_hour_micros| Spot {
+        per_hour_micros,
+        memory_mib: 0,
+        disk_mib: 0,
+        partition: least_partition,
+        host: least_host,
+    };
+    Some(Some(match kind.allocation.cpus.cmp(&after.cpus) {
+        Ordering::Less => cheapest(spot.per_hour_micros.checked_add(1)?),
+        Ordering::Equal => spot,
+        Ordering::Greater => cheapest(spot.per_hour_micros),
+    }))
+}
+
+impl PartialEq for Head<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
+impl Eq for Head<'_> {}
+
+impl PartialOrd for Head<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place.cmp(&other.place)
     }
 }
 

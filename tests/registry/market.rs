@@ -31,6 +31,7 @@ pub(crate) fn terms(cpus: u32, per_hour_micros: i64) -> Terms {
         os_images: ["debian-micro".to_owned()].into(),
         cpu_model: "AMD EPYC 7763".to_owned(),
         network: Default::default(),
+        qualities: Default::default(),
     }
 }
 

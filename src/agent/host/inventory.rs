@@ -27,6 +27,8 @@ pub struct Inventory {
     pub memory_mib: u64,
     /// The model's name, and the level of x86-64 that it amounts to: software is built for these.
     pub cpu_model: String,
+    /// How many NUMA nodes partitions lie on, where the host has but one; on others it is not looked at.
+    pub numa_nodes: Option<u16>,
     /// Names the time since the host was started; another one says that every guest is gone.
     pub boot_id: String,
     pub has_kvm: bool,
@@ -56,6 +58,7 @@ impl Inventory {
             cores: cores(&root.join("sys/devices/system/cpu"))?,
             memory_mib: memory_mib(&root.join("proc/meminfo"))?,
             cpu_model: format!("{} (x86-64-v{level})", told(model)),
+            numa_nodes: numa_nodes(&root.join("sys/devices/system/node/online"))?,
             boot_id: read(&root.join("proc/sys/kernel/random/boot_id"))?.trim().to_owned(),
             has_kvm: root.join("dev/kvm").exists(),
             has_vhost_vsock: root.join("dev/vhost-vsock").exists(),
@@ -117,6 +120,11 @@ fn cores(directory: &Path) -> Result<Vec<Core>, InventoryError> {
         cores.insert(Core(threads.intersection(&online).copied().collect()));
     }
     Ok(cores.into_iter().collect())
+}
+
+/// 1 where the host has one node; a kernel that knows of no nodes has no such file.
+fn numa_nodes(path: &Path) -> Result<Option<u16>, InventoryError> {
+    Ok((!path.exists() || cpu_list(path)?.len() == 1).then_some(1))
 }
 
 fn cpu_list(path: &Path) -> Result<BTreeSet<u32>, InventoryError> {
@@ -186,6 +194,15 @@ mod tests {
         files.push(("sys/devices/system/cpu/online", "0,2-3"));
         let inventory = Inventory::read(host(&files).path()).unwrap();
         assert_eq!(inventory.cores, [Core(vec![0]), Core(vec![2]), Core(vec![3])]);
+    }
+
+    #[test]
+    fn partitions_lie_on_one_node_where_there_is_but_one() {
+        for (online, nodes) in [("0\n", Some(1)), ("0-1\n", None)] {
+            let host = host(&[("sys/devices/system/node/online", online)]);
+            assert_eq!(Inventory::read(host.path()).unwrap().numa_nodes, nodes);
+        }
+        assert_eq!(Inventory::read(host(&[]).path()).unwrap().numa_nodes, Some(1));
     }
 
     #[test]

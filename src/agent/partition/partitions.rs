@@ -173,6 +173,7 @@ impl Partitions {
             os_images: Default::default(),
             cpu_model: String::new(),
             network: wanted.network,
+            qualities: Default::default(),
         };
         let terms = self.services.with_host_facts(terms);
         terms.validate()?;

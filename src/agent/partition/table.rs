@@ -21,17 +21,20 @@ use crate::{
     },
 };
 
-const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("table.sql");
-/// To the second schema from the first, whose partitions had no network.
-const TO_SECOND: &str = "ALTER TABLE partitions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';";
+/// Each schema from the one before it; the first had neither networks nor qualities.
+const LATER: [&str; 2] = [
+    "ALTER TABLE partitions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
+    "ALTER TABLE partitions ADD COLUMN qualities TEXT NOT NULL DEFAULT '{}';",
+];
+const SCHEMA_VERSION: usize = 1 + LATER.len();
 
 #[derive(Debug, Error)]
 pub enum TableError {
     #[error("cannot open the partition table {path:?}")]
     Open { path: PathBuf, source: rusqlite::Error },
     #[error("the partition table {path:?} is of version {version}; this agent knows {SCHEMA_VERSION}")]
-    Version { path: PathBuf, version: i64 },
+    Version { path: PathBuf, version: usize },
     #[error("the partition table cannot be read or written")]
     Sqlite(#[from] rusqlite::Error),
     #[error("a row of the partition table cannot be put into words")]
@@ -90,8 +93,7 @@ impl Table {
         let failed = |source| TableError::Open { path: path.to_owned(), source };
         let connection = Connection::open(path).map_err(failed)?;
         prepare(&connection).map_err(failed)?;
-        let version: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        let version = version(&connection).map_err(failed)?;
         if version != SCHEMA_VERSION {
             return Err(TableError::Version { path: path.to_owned(), version });
         }
@@ -252,26 +254,29 @@ fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
          PRAGMA secure_delete = ON; PRAGMA busy_timeout = 5000;",
     )?;
-    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let missing = match version {
-        0 => SCHEMA,
-        1 => TO_SECOND,
+    let missing = match version(connection)? {
+        0 => SCHEMA.to_owned(),
+        known @ 1..SCHEMA_VERSION => LATER[known - 1..].concat(),
         _ => return Ok(()),
     };
     connection.execute_batch(&format!("BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))
 }
 
+fn version(connection: &Connection) -> Result<usize, rusqlite::Error> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
 const INSERT: &str = "INSERT INTO partitions (state, effects, machine, cpus, memory_mib, disk_mib, host_cpus,
-        cpu_model, os_images, price_per_hour_micros, currency, network, terms_version, least_epoch, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        cpu_model, os_images, price_per_hour_micros, currency, network, qualities, terms_version, least_epoch, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const UPDATE: &str = "UPDATE partitions SET state = ?, effects = ?, machine = ?, cpus = ?, memory_mib = ?,
         disk_mib = ?, host_cpus = ?, cpu_model = ?, os_images = ?, price_per_hour_micros = ?, currency = ?,
-        network = ?, terms_version = ?, least_epoch = ?
+        network = ?, qualities = ?, terms_version = ?, least_epoch = ?
     WHERE id = ?";
 
 fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Result<(), TableError> {
     let Partition { state, terms, host_cpus, version, least_epoch } = &row.partition;
-    let Terms { allocation, price, os_images, cpu_model, network } = terms;
+    let Terms { allocation, price, os_images, cpu_model, network, qualities } = terms;
     let changed = connection.execute(
         statement,
         params![
@@ -287,6 +292,7 @@ fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Re
             price.per_hour_micros,
             price.currency.to_string(),
             network.to_string(),
+            json(qualities)?,
             version.map(|version| number(version.0)).transpose()?,
             number(least_epoch.0)?,
             row.id.to_string()
@@ -313,6 +319,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<PartitionRow> {
         os_images: read_json(row, "os_images")?,
         cpu_model: row.get("cpu_model")?,
         network: network.parse().map_err(|error| unreadable("network", error))?,
+        qualities: read_json(row, "qualities")?,
     };
     let version: Option<i64> = row.get("terms_version")?;
     let partition = Partition {

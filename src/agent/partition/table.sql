@@ -13,6 +13,7 @@ CREATE TABLE partitions (
     price_per_hour_micros INTEGER NOT NULL,
     currency TEXT NOT NULL,
     network TEXT NOT NULL,
+    qualities TEXT NOT NULL,
     terms_version INTEGER,
     least_epoch INTEGER NOT NULL,
     state TEXT NOT NULL,

@@ -11,6 +11,7 @@ fn terms(memory_mib: u64) -> Terms {
         os_images: ["debian-micro".to_owned()].into(),
         cpu_model: "a CPU".to_owned(),
         network: Default::default(),
+        qualities: Default::default(),
     }
 }
 

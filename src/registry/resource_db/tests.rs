@@ -43,6 +43,7 @@ fn terms(per_hour_micros: i64) -> Terms {
         os_images: ["debian-micro".to_owned()].into(),
         cpu_model: "a CPU".to_owned(),
         network: Default::default(),
+        qualities: Default::default(),
     }
 }
 
