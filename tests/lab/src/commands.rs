@@ -62,7 +62,7 @@ enum Action {
     Kill { host: String },
     /// Power a host up again, with its disk
     Start { host: String },
-    /// Measure the VMM in hosts of its own; the last line printed is one JSON object
+    /// Measure the VMM in hosts of its own, or the registry; the last line printed is one JSON object
     Bench(Measure),
     /// End a host, or all of them, and forget their disks
     Down { host: Option<String> },
@@ -142,6 +142,8 @@ enum BenchName {
     Cpu,
     Net,
     Block,
+    #[cfg(feature = "registry")]
+    Registry,
 }
 
 fn peer(text: &str) -> std::result::Result<(PeerKind, PathBuf), String> {
@@ -248,6 +250,8 @@ impl Measure {
             BenchName::Cpu => Bench::Cpu,
             BenchName::Net => Bench::Net,
             BenchName::Block => Bench::Block,
+            #[cfg(feature = "registry")]
+            BenchName::Registry => Bench::Registry,
         };
         let directory = system_dir.with_file_name("lab-bench");
         let recipe =

@@ -132,13 +132,35 @@ fn command_name(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
+/// One of our programs, up to date.
+#[cfg(feature = "registry")]
+pub(crate) fn program(
+    recipe: &Recipe,
+    (package, program): (&'static str, &'static str),
+    say: &dyn Fn(&str),
+) -> Result<PathBuf, PrepareError> {
+    let programs = match &recipe.programs {
+        Some(programs) => programs.clone(),
+        None => build(recipe, [(package, program)], say)?,
+    };
+    Ok(programs.join(program))
+}
+
 fn build_programs(recipe: &Recipe, say: &dyn Fn(&str)) -> Result<PathBuf, PrepareError> {
+    build(recipe, programs(recipe), say)
+}
+
+fn build(
+    recipe: &Recipe,
+    programs: impl IntoIterator<Item = (&'static str, &'static str)>,
+    say: &dyn Fn(&str),
+) -> Result<PathBuf, PrepareError> {
     say("static programs (cargo build)");
     let target = target_directory();
     let mut cargo = Command::new("cargo");
     cargo.current_dir(REPOSITORY).env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", STATIC);
     cargo.args(["build", "--quiet", "--target", TARGET, "--profile", &recipe.profile]);
-    for (package, program) in programs(recipe) {
+    for (package, program) in programs {
         cargo.args(["-p", package, "--bin", program]);
     }
     run(&mut cargo)?;

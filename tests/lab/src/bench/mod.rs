@@ -1,4 +1,5 @@
-//! Benchmarks: the VMM in a lab host, without an agent, beside other VMMs where they are given.
+//! Benchmarks: the VMM in a lab host, without an agent, beside other VMMs where they are given; and the registry, on this
+//! machine.
 //!
 //! Cases with one vCPU run on a host of their own whose time is counted in instructions, so that they repeat on any
 //! machine. Those with several run on a common host by the wall's clock, as interleaved runs of which the median is
@@ -11,6 +12,8 @@ mod hosts;
 pub mod inside;
 mod memory;
 mod net;
+#[cfg(feature = "registry")]
+mod registry;
 mod report;
 
 use std::path::PathBuf;
@@ -35,6 +38,9 @@ pub enum Bench {
     Net,
     /// A disk's speed in a guest, and on the host.
     Block,
+    /// The registry under load.
+    #[cfg(feature = "registry")]
+    Registry,
 }
 
 impl Bench {
@@ -45,6 +51,8 @@ impl Bench {
             Self::Cpu => "cpu",
             Self::Net => "net",
             Self::Block => "block",
+            #[cfg(feature = "registry")]
+            Self::Registry => "registry",
         }
     }
 }
@@ -69,6 +77,9 @@ pub enum BenchError {
     Reading(String, #[source] ReadingError),
     #[error("cannot read what was measured of {0}: {1:?}")]
     Answer(String, String),
+    #[cfg(feature = "registry")]
+    #[error(transparent)]
+    Registry(#[from] registry::RegistryBenchError),
 }
 
 /// Measures, and says each step.
@@ -80,6 +91,8 @@ pub fn run(bench: Bench, options: &Options, say: &dyn Fn(&str)) -> Result<Report
         Bench::Cpu => cpu::measure(options, &mut report, say)?,
         Bench::Net => net::measure(options, &mut report, say)?,
         Bench::Block => block::measure(options, &mut report, say)?,
+        #[cfg(feature = "registry")]
+        Bench::Registry => registry::measure(options, &mut report, say)?,
     }
     Ok(report)
 }
