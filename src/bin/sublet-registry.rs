@@ -5,7 +5,6 @@ use std::{
     error::Error,
     io::{self, Write as _},
     net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -18,7 +17,7 @@ use sublet::{
         Settings,
         http::{self, Listen},
         make_token,
-        resource_db::AccountKind,
+        resource_db::{AccountKind, Location},
     },
 };
 
@@ -28,7 +27,7 @@ use sublet::{
 struct Arguments {
     /// The database's file; it is made where there is none
     #[arg(long, global = true, env = "SUBLET_DATABASE", default_value = "registry.db")]
-    database: PathBuf,
+    database: Location,
     #[command(subcommand)]
     command: Command,
 }
@@ -101,7 +100,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     }
 }
 
-async fn serve(database: PathBuf, options: Serve) -> Result<(), Box<dyn Error>> {
+async fn serve(database: Location, options: Serve) -> Result<(), Box<dyn Error>> {
     init_logs();
     let settings = Settings {
         database,

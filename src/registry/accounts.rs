@@ -1,7 +1,7 @@
 //! Who is asking: lenders, borrowers and hosts, each by a bearer token of its own. A token is shown once; what is
 //! stored is its SHA-256, which for 256 random bits is as good as any slower hash.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::{
     Registry,
-    resource_db::{AccountKind, OpenError, Principal, ResourceDb, StoreError, TokenDigest},
+    resource_db::{AccountKind, Location, OpenError, Principal, ResourceDb, StoreError, TokenDigest},
 };
 use crate::{
     api::{
@@ -41,11 +41,11 @@ pub struct NameError(String);
 
 /// Makes a token for the account of this name, and the account where there is none. Other processes may be
 /// serving the database meanwhile.
-pub async fn make_token(database: PathBuf, kind: AccountKind, name: String) -> Result<Secret, TokenError> {
+pub async fn make_token(database: Location, kind: AccountKind, name: String) -> Result<Secret, TokenError> {
     if !is_name(&name) {
         return Err(NameError(name).into());
     }
-    let db = ResourceDb::open(database, Arc::new(Clock::system()), Box::new(|_| ()))?;
+    let db = ResourceDb::open(database, Arc::new(Clock::system()), Box::new(|_| ())).await?;
     let token = new_token(kind.as_str());
     db.add_token(kind, name, digest(&token)).await?;
     Ok(token)

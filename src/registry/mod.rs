@@ -32,14 +32,14 @@ use crate::{
 use key_issuer::KeyIssuer;
 use market::Market;
 use metrics::Metrics;
-use resource_db::{OpenError, ResourceDb, StoreError};
+use resource_db::{Location, OpenError, ResourceDb, StoreError};
 
 pub use accounts::{NameError, TokenError, make_token};
 
 /// How a registry is run.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub database: PathBuf,
+    pub database: Location,
     /// The registry's share of each charge; it is written into the leases made from now on.
     pub fee_rate: FeeRate,
     /// How often a host says that it lives; after three times this long without a word it is hidden.
@@ -85,13 +85,14 @@ pub enum RegistryError {
 impl Registry {
     /// Opens the database, and begins to end leases when their time has come.
     pub async fn start(settings: Settings, shutdown: Shutdown) -> Result<Arc<Self>, RegistryError> {
-        let lock = lock(&settings.database)?;
+        let Location::File(file) = &settings.database;
+        let lock = lock(file)?;
         let clock = Arc::new(Clock::system());
         let metrics = Metrics::new()?;
         let market = Arc::new(Market::new(settings.beat_every, metrics.clone()));
         let committed = Arc::clone(&market);
         let on_commit = Box::new(move |changes| committed.apply(changes));
-        let db = ResourceDb::open(settings.database.clone(), Arc::clone(&clock), on_commit)?;
+        let db = ResourceDb::open(settings.database.clone(), Arc::clone(&clock), on_commit).await?;
         market.begin(db.free_partitions().await?);
         let issuer = KeyIssuer::load(&db).await?;
         let registry = Arc::new(Self { settings, clock, db, issuer, market, metrics, shutdown, _lock: lock });

@@ -31,6 +31,7 @@
 //!   and expiry follow that. A state changes by `UPDATE … WHERE … AND state = …`; 0 changed rows is `StoreError::Lost`.
 //! - Tables and columns come with a migration, as [`schema`] says. `tests.rs` is the suite that every database passes.
 
+mod location;
 mod schema;
 mod sql;
 mod sqlite;
@@ -43,7 +44,7 @@ mod leases;
 mod ledger;
 mod partitions;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use thiserror::Error;
 use uuid::Uuid;
@@ -56,6 +57,7 @@ use work::Work;
 pub use accounts::{AccountKind, Principal, TokenDigest};
 pub use hosts::{HostRegister, Ignored};
 pub use leases::{Contract, EndError, Reserve, ReserveError, Reserved};
+pub use location::Location;
 pub use partitions::RegisterError;
 pub use sqlite::OpenError;
 pub use work::{Change, OnCommit};
@@ -67,9 +69,11 @@ pub enum ResourceDb {
 }
 
 impl ResourceDb {
-    /// Opens the database at `path`, makes it where there is none, and brings its schema up to date.
-    pub fn open(path: PathBuf, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenError> {
-        Sqlite::open(path, clock, on_commit).map(Self::Sqlite)
+    /// Opens the database, and brings its schema up to date; a file is made where there is none.
+    pub async fn open(location: Location, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenError> {
+        match location {
+            Location::File(path) => Sqlite::open(path, clock, on_commit).map(Self::Sqlite),
+        }
     }
 
     /// Does `act` in a transaction of its own; answers once that is durable. A refusal undoes what `act` had done.

@@ -47,11 +47,12 @@ fn terms(per_hour_micros: i64) -> Terms {
     }
 }
 
-fn open(path: PathBuf, clock: &Arc<Clock>) -> (ResourceDb, Arc<Mutex<Vec<Change>>>) {
+async fn open(path: PathBuf, clock: &Arc<Clock>) -> (ResourceDb, Arc<Mutex<Vec<Change>>>) {
     let announced = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&announced);
     let on_commit: OnCommit = Box::new(move |changes| heard.lock().unwrap().extend(changes));
-    (ResourceDb::open(path, Arc::clone(clock), on_commit).unwrap(), announced)
+    let db = ResourceDb::open(Location::File(path), Arc::clone(clock), on_commit).await;
+    (db.unwrap(), announced)
 }
 
 async fn account(db: &ResourceDb, kind: AccountKind, name: &str, digest: TokenDigest) -> Principal {
@@ -69,7 +70,7 @@ async fn borrower(db: &ResourceDb, name: &str, digest: TokenDigest) -> BorrowerI
 async fn market() -> Market {
     let directory = tempfile::tempdir().unwrap();
     let clock = Arc::new(Clock::held_at("2026-01-01T12:00:00Z".parse().unwrap()));
-    let (db, announced) = open(directory.path().join("registry.db"), &clock);
+    let (db, announced) = open(directory.path().join("registry.db"), &clock).await;
     let Principal::Lender(lender) = account(&db, AccountKind::Lender, "lena", [1; 32]).await else {
         panic!()
     };
@@ -404,7 +405,7 @@ async fn a_list_is_read_page_by_page_newest_first() {
 async fn what_was_acknowledged_is_there_when_the_database_is_opened_again() {
     let market = market().await;
     let lease = market.borrow().await;
-    let (again, _) = open(market.directory.path().join("registry.db"), &market.clock);
+    let (again, _) = open(market.directory.path().join("registry.db"), &market.clock).await;
     assert_eq!(again.lease(market.borrower, lease.id).await.unwrap(), Some(lease));
 }
 
