@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::host::{
     carve::Reserve,
+    disk::{BadDisk, DiskSettings},
     network::{BadNetwork, NetworkSettings},
     users::{BadUsers, Users},
 };
@@ -64,6 +65,9 @@ pub struct Config {
     /// Whom VMMs run as.
     #[serde(default)]
     pub users: Users,
+    /// How fast partitions may use their disks.
+    #[serde(default)]
+    pub disk: DiskSettings,
     /// What partitions' networks are made of, and their limits.
     #[serde(default)]
     pub network: NetworkSettings,
@@ -147,6 +151,8 @@ pub enum ConfigError {
     #[error(transparent)]
     Users(#[from] BadUsers),
     #[error(transparent)]
+    Disk(#[from] BadDisk),
+    #[error(transparent)]
     Network(#[from] BadNetwork),
     #[error("{field}: must be at most {PRICE_MAX_MICROS}, is {value}")]
     Price { field: &'static str, value: u64 },
@@ -191,6 +197,7 @@ impl Config {
         self.guests.validate()?;
         validate_labels(&self.labels)?;
         self.users.validate()?;
+        self.disk.validate()?;
         self.network.validate()?;
         self.prices.validate()
     }
@@ -294,6 +301,11 @@ mod tests {
                 "[prices]",
                 "[network]\nrange = \"8.8.8.0/24\"\n[prices]",
                 "network.range: must be a network of /8",
+            ),
+            (
+                "[prices]",
+                "[disk]\nbytes_per_second = 1\n[prices]",
+                "disk.bytes_per_second: must be 1048576 to",
             ),
             ("= 20000", "= 20000000000000", "is 20000000000000"),
             ("[prices]", "[labels]\nzone = \"eu 1\"\n[prices]", "'_' and '/', not \"eu 1\""),

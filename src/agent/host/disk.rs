@@ -1,5 +1,7 @@
 //! A partition's own disk: a raw file, allocated in full.
 
+mod settings;
+
 use std::{
     fs::{self, File},
     io,
@@ -8,6 +10,8 @@ use std::{
 
 use rustix::fs::{FallocateFlags, fallocate};
 use thiserror::Error;
+
+pub use self::settings::{BadDisk, DiskSettings};
 
 /// Why a disk could not be made.
 #[derive(Debug, Error)]

@@ -162,7 +162,8 @@ impl Driver {
     ) -> Result<MachineConfig, PartitionError> {
         let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
         let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
-        let disk = DiskConfig { queues: Some(vcpus), ..DiskConfig::new(self.services.disk(id)) };
+        let limits = self.services.config.disk.limits();
+        let disk = DiskConfig { queues: Some(vcpus), limits, ..DiskConfig::new(self.services.disk(id)) };
         Ok(MachineConfig {
             version: PROTOCOL_VERSION,
             name: id.to_string(),
