@@ -8,6 +8,7 @@ mod borrow;
 mod enroll;
 mod terms;
 
+pub mod crash_point;
 mod expiry;
 mod hosts_heard;
 mod key_issuer;

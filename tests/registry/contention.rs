@@ -13,19 +13,21 @@ use crate::{
     server::{Server, assert_refused, eventually},
 };
 
+const CONTENDERS: usize = 1000;
+
 #[tokio::test(flavor = "multi_thread")]
-async fn of_fifty_contenders_for_one_partition_exactly_one_wins() {
+async fn of_a_thousand_contenders_for_one_partition_exactly_one_wins() {
     let server = Server::start();
     let lender = server.lender("alice");
     let offer = Host::enrol(&server, &lender).await.offer(terms(1, 0)).await;
     let borrowers: Vec<_> = (0..5).map(|n| server.borrower(&format!("bob{n}"))).collect();
-    let tries = (0..50).map(|n| {
+    let tries = (0..CONTENDERS).map(|n| {
         let (borrower, wish) = (borrowers[n % borrowers.len()].clone(), wish(&offer, 600));
         tokio::spawn(async move { lease(&borrower, &wish).await })
     });
     let results: Vec<_> = join_all(tries).await.into_iter().map(Result::unwrap).collect();
     let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    assert_eq!(won.len(), 1);
+    assert_eq!((won.len(), lost.len()), (1, CONTENDERS - 1));
     lost.into_iter().for_each(|result| assert_refused(result, Code::AlreadyLent));
     let leases = join_all(borrowers.iter().map(|borrower| borrower.leases())).await;
     assert_eq!(leases.into_iter().map(|leases| leases.unwrap().leases.len()).sum::<usize>(), 1);

@@ -8,6 +8,7 @@
 )]
 
 mod contention;
+mod crashes;
 mod durability;
 mod hosts;
 mod lending;

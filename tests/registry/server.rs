@@ -3,6 +3,7 @@
 use std::{
     fmt::Debug,
     io::{BufRead as _, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -76,14 +77,18 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let address = read_address(&mut stderr);
-        let log = Arc::new(Mutex::new(String::new()));
-        let kept = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                kept.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        Self { child, address, log, database }
+        Self { child, address, log: keep(stderr), database }
+    }
+
+    /// Starts it at this address, to die where `crash_at` says (`sublet::registry::crash_point`); does not wait until
+    /// it listens.
+    pub(crate) fn start_at(listen: SocketAddr, database: Database, crash_at: Option<&str>) -> Self {
+        let mut command = program(&database.path());
+        command.args(["serve", "--listen", &listen.to_string()]).args(CALM).stderr(Stdio::piped());
+        command.envs(crash_at.map(|place| ("SUBLET_CRASH_AT", place)));
+        let mut child = command.spawn().unwrap();
+        let log = keep(BufReader::new(child.stderr.take().unwrap()));
+        Self { child, address: format!("http://{listen}"), log, database }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -118,6 +123,13 @@ impl Server {
         self.database()
     }
 
+    /// Waits until it dies by itself; true: by SIGKILL.
+    pub(crate) async fn dies(mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = eventually("the registry dies", async || self.child.try_wait().unwrap()).await;
+        status.signal() == Some(rustix::process::Signal::KILL.as_raw())
+    }
+
     /// SIGTERM; true: it ended with success.
     pub(crate) async fn terminate(mut self) -> bool {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -135,6 +147,18 @@ impl Drop for Server {
             eprintln!("--- the registry's log ---\n{}", self.log());
         }
     }
+}
+
+/// Reads the log, so that it never stands in the server's way.
+fn keep(stderr: BufReader<ChildStderr>) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let kept = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            kept.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
+    log
 }
 
 fn read_address(stderr: &mut BufReader<ChildStderr>) -> String {
@@ -157,7 +181,7 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
             return answer;
         }
         assert!(started.elapsed() < DEADLINE, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
         lease::LeaseEvent,
         registration::{RegistrationEvent, RegistrationNotAllowed},
     },
+    registry::crash_point::CrashPoint,
 };
 
 const REVISION: &str = "SELECT revision FROM hosts WHERE id = $1";
@@ -70,6 +71,7 @@ impl ResourceDb {
             for end in &ended {
                 ignored.extend(work.ended_at_host(host, end)?);
             }
+            CrashPoint::InReport.pass();
             for lease in &cleaned {
                 ignored.extend(work.cleaned(host, *lease)?);
             }

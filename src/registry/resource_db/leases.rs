@@ -23,6 +23,7 @@ use crate::{
         registration::{RegistrationEvent, RegistrationNotAllowed},
         terms::{Epoch, Terms},
     },
+    registry::crash_point::CrashPoint,
 };
 
 const SELECT: &str = "SELECT l.id, l.host, h.address, l.partition, l.borrower, l.lender, l.epoch, l.contract, \
@@ -138,6 +139,7 @@ impl ResourceDb {
         self.write(|work| {
             for row in due(work.sql, work.now)? {
                 work.end(row, LeaseEvent::Expire, work.now)?;
+                CrashPoint::InExpiry.pass();
             }
             let next = "SELECT min(expires_at_us) FROM leases WHERE state = 'active'";
             work.sql.one(next, &[], |mut row| row.take())
@@ -232,6 +234,7 @@ impl Work<'_> {
         let course = LeaseCourse::begin(self.now, Duration::from_secs(duration_seconds))
             .map_err(ReserveError::Duration)?;
         self.insert_lease(reserve, &course, after.epoch, &before)?;
+        CrashPoint::InLease.pass();
         self.save_partition(&before, after, &before.terms)?;
         let made = find_of_borrower(self.sql, reserve.borrower, reserve.lease)?;
         Ok(made.ok_or(StoreError::Lost("leases"))?)
@@ -277,6 +280,7 @@ impl Work<'_> {
             return Ok(row);
         }
         let mut effects = self.advance(&mut row, event, at)?;
+        CrashPoint::InEnd.pass();
         while let Some(effect) = effects.pop() {
             match effect {
                 LeaseEffect::AwaitClean => self.await_clean(&row)?,

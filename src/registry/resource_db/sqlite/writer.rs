@@ -14,7 +14,7 @@ use super::{
     },
     Statements,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, registry::crash_point::CrashPoint};
 
 /// Most use cases in one transaction.
 const BATCH_MAX: usize = 256;
@@ -77,6 +77,7 @@ pub(super) fn run(
         if durable.is_ok() && !changes.is_empty() {
             on_commit(changes);
         }
+        CrashPoint::BeforeAnswer.pass();
         answers.into_iter().for_each(|answer| answer(&durable));
     }
 }
@@ -95,5 +96,8 @@ fn batch(
         answers.push(job(&mut transaction, clock.now(), changes));
         next = if answers.len() < BATCH_MAX { queue.try_recv().ok() } else { None };
     }
-    transaction.commit()
+    CrashPoint::BeforeCommit.pass();
+    transaction.commit()?;
+    CrashPoint::AfterCommit.pass();
+    Ok(())
 }
