@@ -4,8 +4,10 @@ mod agent;
 mod events;
 mod http;
 mod registry;
+mod trust;
 
 pub use agent::{AgentClient, Tunnel};
 pub use events::{LogEvent, LogEvents};
-pub use http::ClientError;
+pub use http::{ClientError, bare};
 pub use registry::{LeaseRequestId, RegistryClient};
+pub use trust::{Trust, TrustError};

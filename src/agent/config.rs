@@ -17,10 +17,13 @@ use super::host::{
     network::{BadNetwork, NetworkSettings},
     users::{BadUsers, Users},
 };
-use crate::domain::{
-    money::{Currency, PRICE_MAX_MICROS, Price},
-    qualities::{BadQualities, validate_labels},
-    resources::Allocation,
+use crate::{
+    client::{Trust, TrustError},
+    domain::{
+        money::{Currency, PRICE_MAX_MICROS, Price},
+        qualities::{BadQualities, validate_labels},
+        resources::Allocation,
+    },
 };
 
 /// Longest path of a Unix socket (`sun_path`, unix(7)), without its terminating NUL.
@@ -39,6 +42,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Base URL at which borrowers reach this agent; told to the registry.
     pub advertise: String,
+    /// How HTTPS is spoken; none: with a key of the host's own where `listen` is beyond loopback, else not at all.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// Plain HTTP beyond loopback, where the network is trusted.
+    #[serde(default)]
+    insecure_http: bool,
     pub state_directory: PathBuf,
     pub image_directory: PathBuf,
     /// The VMM's program; none: `sublet-vmm` beside the agent's own.
@@ -74,10 +83,26 @@ pub struct Config {
     pub prices: Prices,
 }
 
+/// Files in PEM; none: a key of the host's own, and a certificate that the host itself signs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryConfig {
     pub url: String,
+    /// Whose certificate the registry must show (PEM); none: of an authority that the host's system trusts.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// What the host shows, where the registry asks hosts for certificates (PEM).
+    #[serde(default)]
+    client_cert: Option<PathBuf>,
+    #[serde(default)]
+    client_key: Option<PathBuf>,
     /// Holds the lender's enrolment token; needed until the host is enrolled.
     #[serde(default)]
     pub enrolment_token_file: Option<PathBuf>,
@@ -132,6 +157,14 @@ pub enum ConfigError {
     Parse { path: PathBuf, source: toml::de::Error },
     #[error("{field}: must be a URL such as http://host:7180, is {value:?}")]
     Url { field: &'static str, value: String },
+    #[error("advertise: must be an https:// URL, as the agent speaks TLS, is {0:?}")]
+    AdvertisedWithoutTls(String),
+    #[error("insecure_http: cannot be beside [tls]; leave one of them out")]
+    InsecureTls,
+    #[error("{0}: a certificate and its key belong together; set both or neither")]
+    HalfAnIdentity(&'static str),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error("{field}: must be an absolute path, is {value:?}")]
     RelativePath { field: &'static str, value: PathBuf },
     #[error(
@@ -181,11 +214,18 @@ impl Config {
         self.owner_token_file.clone().unwrap_or_else(|| self.state_directory.join("owner.token"))
     }
 
+    /// Whether the agent serves HTTPS.
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.is_some() || !(self.insecure_http || self.listen.ip().is_loopback())
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         require_url("advertise", &self.advertise)?;
         if let Some(registry) = &self.registry {
             require_url("registry.url", &registry.url)?;
+            require_both("registry", &registry.client_cert, &registry.client_key)?;
         }
+        self.validate_tls()?;
         require_absolute("state_directory", &self.state_directory)?;
         require_absolute("image_directory", &self.image_directory)?;
         if self.state_directory.as_os_str().len() > STATE_DIRECTORY_MAX {
@@ -201,6 +241,38 @@ impl Config {
         self.network.validate()?;
         self.prices.validate()
     }
+
+    fn validate_tls(&self) -> Result<(), ConfigError> {
+        if let Some(tls) = &self.tls {
+            require_both("tls", &tls.certificate, &tls.key)?;
+            if self.insecure_http {
+                return Err(ConfigError::InsecureTls);
+            }
+        }
+        if self.speaks_tls() && !self.advertise.starts_with("https:") {
+            return Err(ConfigError::AdvertisedWithoutTls(self.advertise.clone()));
+        }
+        Ok(())
+    }
+}
+
+impl RegistryConfig {
+    /// Whom the host takes for its registry, and what it shows of itself.
+    pub fn trust(&self) -> Result<Trust, TrustError> {
+        let trust = self.ca_file.as_deref().map_or_else(|| Ok(Trust::default()), Trust::authorities)?;
+        match (&self.client_cert, &self.client_key) {
+            (Some(certificate), Some(key)) => trust.showing(certificate, key),
+            _ => Ok(trust),
+        }
+    }
+}
+
+fn require_both(
+    table: &'static str,
+    certificate: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+) -> Result<(), ConfigError> {
+    if certificate.is_some() == key.is_some() { Ok(()) } else { Err(ConfigError::HalfAnIdentity(table)) }
 }
 
 fn require_url(field: &'static str, value: &str) -> Result<(), ConfigError> {
@@ -284,12 +356,29 @@ mod tests {
     }
 
     #[test]
+    fn plain_http_is_for_loopback_unless_the_owner_says_otherwise() {
+        let everywhere = SMALL.replace("listen = \"127.0.0.1", "listen = \"0.0.0.0");
+        let secure = everywhere.replace("http://", "https://");
+        assert!(load(&secure).unwrap().speaks_tls());
+        assert!(!load(SMALL).unwrap().speaks_tls());
+        assert!(!load(&format!("insecure_http = true\n{everywhere}")).unwrap().speaks_tls());
+        assert!(load(&format!("insecure_http = true\n{secure}\n[tls]")).is_err());
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_value() {
         for (from, to, said) in [
             ("cpus = 1", "cpus = 0", "reserve.cpus"),
             ("cpus = 1", "cpu = 1", "unknown field `cpu`"),
             ("\"EUR\"", "\"euro\"", "three capital letters"),
             ("http://127.0.0.1:7180", "127.0.0.1:7180", "advertise"),
+            (
+                "127.0.0.1:7180\"\n        a",
+                "0.0.0.0:7180\"\n        a",
+                "advertise: must be an https:// URL",
+            ),
+            ("[prices]", "[tls]\n[prices]", "advertise: must be an https:// URL"),
+            ("[prices]", "[tls]\nkey = \"/k\"\n[prices]", "tls: a certificate and its key"),
             ("\"/var/lib/sublet\"", "\"state\"", "absolute path, is \"state\""),
             ("[prices]", "[users]\nfirst = 0\ncount = 9\n[prices]", "users: must be within 1000 to"),
             (

@@ -34,13 +34,15 @@ use super::{
     },
     registry_link::{self, LinkError, RegistryLink, Retry},
     services::Services,
+    tls::{self, HostTlsError},
 };
 use crate::{
     api::{
-        http::{Shutdown, chain, plain_http_allowed, serve},
+        http::{ServedAt, ServerTls, Shutdown, chain, serve},
         registry::{EndReason, HeartbeatReply, LendingState, RegisteredPartition},
     },
     client::ClientError,
+    domain::tls_key::TlsKey,
 };
 
 /// Most milliseconds that a registry may hold a heartbeat's answer.
@@ -58,6 +60,8 @@ pub enum AgentError {
     Directory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error("cannot speak TLS")]
+    Tls(#[from] HostTlsError),
     #[error(transparent)]
     Table(#[from] TableError),
     #[error("another agent uses the state directory {0:?}")]
@@ -97,20 +101,21 @@ pub fn check(config: &Config) -> Result<(), AgentError> {
 pub async fn run(
     config: Config,
     shutdown: Shutdown,
-    listening: impl FnOnce(SocketAddr),
+    listening: impl FnOnce(ServedAt),
 ) -> Result<(), AgentError> {
     check(&config)?;
-    if plain_http_allowed(config.listen, false).is_err() {
+    let _lock = lock(&config.state_directory)?;
+    let tls = tls::load(&config)?;
+    if tls.is_none() && !config.listen.ip().is_loopback() {
         tracing::warn!(
             "{} is not a loopback address: tokens and keys can be read on their way over plain HTTP, so the network \
              must be trusted",
             config.listen
         );
     }
-    let _lock = lock(&config.state_directory)?;
     // A host that waits for its registry can be told to end.
     let services = tokio::select! {
-        services = services(config) => Arc::new(services?),
+        services = services(config, tls.as_ref().map(ServerTls::key)) => Arc::new(services?),
         () = shutdown.clone().wait() => return Ok(()),
     };
     let guests = listener::listen(services.config.vsock_port)?;
@@ -125,10 +130,11 @@ pub async fn run(
     let address = services.config.listen;
     let failed = |source| AgentError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    tracing::info!(host = %services.identity.host(), "serving");
-    listening(listener.local_addr().map_err(failed)?);
+    let tls_key = services.tls_key.map(|key| key.to_string());
+    tracing::info!(host = %services.identity.host(), tls_key, "serving");
+    listening(ServedAt { address: listener.local_addr().map_err(failed)?, tls: tls.is_some() });
     let agent = Agent::new(services, partitions, shutdown.clone())?;
-    serve(listener, http::router(agent), shutdown).await.map_err(AgentError::Serve)
+    serve(listener, tls, http::router(agent), shutdown).await.map_err(AgentError::Serve)
 }
 
 /// Makes the state directory, and sees to it that it has one agent.
@@ -143,7 +149,7 @@ fn lock(directory: &Path) -> Result<std::fs::File, AgentError> {
     Ok(lock)
 }
 
-async fn services(config: Config) -> Result<Services, AgentError> {
+async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, AgentError> {
     let directory = config.state_directory.clone();
     let inventory = Inventory::read(Path::new("/"))?;
     if !inventory.has_kvm {
@@ -158,7 +164,7 @@ async fn services(config: Config) -> Result<Services, AgentError> {
     let mut registry = None;
     if let Some(link) = &config.registry {
         let enrolment = registry_link::enrol(link, &config.advertise, &directory).await?;
-        registry = Some(RegistryLink::new(&link.url, enrolment.clone(), table.clone())?);
+        registry = Some(RegistryLink::new(link, enrolment.clone(), table.clone())?);
         identity = identity.enrolled(enrolment);
     }
     let host_cpus = config.reserve.host_cpus(&inventory.cores);
@@ -167,6 +173,7 @@ async fn services(config: Config) -> Result<Services, AgentError> {
         vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups),
         images: ImageCache::new(config.image_directory.clone()),
         clock: Arc::new(LeaseClock::default()),
+        tls_key,
         inventory,
         identity,
         table,

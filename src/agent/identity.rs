@@ -188,7 +188,7 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), IdentityError> {
 }
 
 /// All of it or nothing, durably, for this user alone.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let new = path.with_extension("new");
     let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new).and_then(
         |mut file| {

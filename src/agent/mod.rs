@@ -8,6 +8,7 @@ pub mod http;
 pub mod identity;
 pub mod registry_link;
 pub mod services;
+mod tls;
 
 pub mod partition;
 

@@ -18,7 +18,7 @@ use crate::{
         problem::Code,
         registry::{EnrolHost, Heartbeat, HeartbeatReply, OfferPartition},
     },
-    client::{ClientError, RegistryClient},
+    client::{ClientError, RegistryClient, TrustError},
     domain::{
         id::PartitionId,
         terms::{Terms, TermsVersion},
@@ -36,6 +36,8 @@ pub enum LinkError {
     Enrol(#[source] ClientError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("[registry]")]
+    Trust(#[from] TrustError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -53,7 +55,7 @@ pub async fn enrol(
     }
     let file = config.enrolment_token_file.as_deref();
     let file = file.ok_or(LinkError::NoToken("set registry.enrolment_token_file"))?;
-    let client = RegistryClient::new(&config.url, Some(read_secret(file)?))?;
+    let client = RegistryClient::trusting(&config.url, Some(read_secret(file)?), &config.trust()?)?;
     let host = EnrolHost { address: advertise.to_owned() };
     let mut retry = Retry::default();
     loop {
@@ -128,8 +130,9 @@ pub struct RegistryLink {
 }
 
 impl RegistryLink {
-    pub fn new(url: &str, enrolment: Enrolment, table: Table) -> Result<Self, ClientError> {
-        let client = RegistryClient::new(url, Some(enrolment.host_token.clone()))?;
+    pub fn new(config: &RegistryConfig, enrolment: Enrolment, table: Table) -> Result<Self, LinkError> {
+        let token = Some(enrolment.host_token.clone());
+        let client = RegistryClient::trusting(&config.url, token, &config.trust()?)?;
         Ok(Self { client, enrolment, table, news: Notify::new() })
     }
 

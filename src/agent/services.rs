@@ -16,7 +16,7 @@ use super::{
     partition::table::Table,
     registry_link::RegistryLink,
 };
-use crate::domain::{id::PartitionId, qualities::Qualities, terms::Terms};
+use crate::domain::{id::PartitionId, qualities::Qualities, terms::Terms, tls_key::TlsKey};
 
 /// Shared by all; nothing in it changes while the agent runs.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Services {
     pub vmms: Vmms,
     pub networks: Networks,
     pub clock: Arc<LeaseClock>,
+    /// The key that this host proves to have over TLS; none: it speaks plain HTTP.
+    pub tls_key: Option<TlsKey>,
     /// None: the host lends directly only.
     pub registry: Option<RegistryLink>,
 }

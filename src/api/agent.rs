@@ -12,6 +12,7 @@ use crate::domain::{
     network::Network,
     resources::{Allocation, AllocationDigest},
     terms::{Epoch, Terms, TermsVersion},
+    tls_key::TlsKey,
 };
 
 /// What an HTTP connection is upgraded to by `GET /v1/partitions/{id}/tunnel/{port}`.
@@ -32,6 +33,9 @@ pub struct HostView {
     pub os_images: Vec<OsImage>,
     /// Base URL of the registry; none: the host lends directly only.
     pub registry: Option<String>,
+    /// The key that the host proves to have over TLS; none: it speaks plain HTTP.
+    #[serde(default)]
+    pub tls_key: Option<TlsKey>,
     /// Who issues this host's own keys, for direct lending.
     pub issuer: Issuer,
 }

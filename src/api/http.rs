@@ -2,8 +2,10 @@
 //! around the handlers. No answer of the framework's own gets out: each failure is a [`Problem`].
 
 mod extract;
+mod listener;
 mod metrics;
 mod serve;
+mod tls;
 
 use std::{any::Any, error::Error, fmt::Write as _};
 
@@ -22,8 +24,10 @@ use tower_http::{
 use tracing::Span;
 
 pub use extract::{Bearer, JsonBody, PathIds, QueryParams, header_text};
+pub use listener::{Peer, PeerCertificate};
 pub use metrics::RequestMetrics;
-pub use serve::{NotLoopback, Shutdown, init_logs, plain_http_allowed, serve};
+pub use serve::{NotLoopback, ServedAt, Shutdown, init_logs, plain_http_allowed, serve};
+pub use tls::{ServerIdentity, ServerTls, TlsError};
 
 use super::problem::{Code, PROBLEM_MEDIA_TYPE, Problem};
 

@@ -89,6 +89,7 @@ codes! {
     LeaseEnded 409 "The lease has ended",
     IdempotencyKeyReused 422 "The idempotency key was used for another request",
     PreconditionFailed 412 "The offer changed in the meantime",
+    HostCertificateNeeded 403 "Hosts have to show a certificate here",
 }
 
 impl Problem {

@@ -50,5 +50,5 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     }
     init_logs();
     let shutdown = Shutdown::on_signals()?;
-    Ok(daemon::run(config, shutdown, |address| eprintln!("listening on http://{address}")).await?)
+    Ok(daemon::run(config, shutdown, |at| eprintln!("listening on {at}")).await?)
 }

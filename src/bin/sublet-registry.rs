@@ -5,6 +5,7 @@ use std::{
     error::Error,
     io::{self, Write as _},
     net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use sublet::{
     domain::money::FeeRate,
     registry::{
         Settings,
-        http::{self, Listen},
+        http::{self, Listen, TlsFiles},
         make_token,
         resource_db::{AccountKind, Location},
     },
@@ -51,8 +52,17 @@ enum Command {
 struct Serve {
     #[arg(long, default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
-    /// Listen on other than loopback addresses, though tokens and keys can be read on the way
-    #[arg(long)]
+    /// Speak TLS with this certificate, and those between it and its authority (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Hosts must show a certificate of an authority in this file (PEM), beside their tokens
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    host_ca: Option<PathBuf>,
+    /// Listen on other than loopback addresses without TLS, though tokens and keys can be read on the way
+    #[arg(long, conflicts_with = "tls_cert")]
     insecure_http: bool,
     /// The registry's share of each charge, in millionths
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
@@ -107,7 +117,12 @@ async fn serve(database: Location, options: Serve) -> Result<(), Box<dyn Error>>
         fee_rate: FeeRate::from_millionths(options.fee_millionths)?,
         beat_every: Duration::from_millis(options.beat_every_ms),
     };
-    let listen = Listen { address: options.listen, insecure_http: options.insecure_http };
+    let tls = options.tls_cert.zip(options.tls_key).map(|(certificate, key)| TlsFiles {
+        certificate,
+        key,
+        host_authorities: options.host_ca,
+    });
+    let listen = Listen { address: options.listen, insecure_http: options.insecure_http, tls };
     let shutdown = Shutdown::on_signals()?;
-    Ok(http::run(settings, listen, shutdown, |address| eprintln!("listening on http://{address}")).await?)
+    Ok(http::run(settings, listen, shutdown, |at| eprintln!("listening on {at}")).await?)
 }

@@ -18,6 +18,7 @@ use crate::domain::{
     id::{JobId, LeaseId, PartitionId},
     money::Currency,
     network::Network,
+    tls_key::TlsKey,
 };
 
 /// Lend out isolated partitions of real computers, and borrow them.
@@ -47,6 +48,12 @@ pub struct Options {
     /// File that holds the owner's token of that host
     #[arg(long, global = true, env = "SUBLET_OWNER_TOKEN_FILE", value_name = "FILE")]
     pub owner_token_file: Option<PathBuf>,
+    /// Authorities (PEM) whose word is taken for servers over TLS, in place of this machine's own
+    #[arg(long, global = true, env = "SUBLET_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The TLS key of that host, as `sublet host` shows it there: "sha256//..."; any certificate will do then
+    #[arg(long, global = true, env = "SUBLET_HOST_KEY", value_name = "KEY")]
+    pub host_key: Option<TlsKey>,
     /// Folder for leases and their keys
     #[arg(long, global = true, env = "SUBLET_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::secret::Secret,
-    client::{AgentClient, RegistryClient},
+    client::{AgentClient, RegistryClient, Trust},
     domain::id::LeaseId,
 };
 
@@ -37,7 +37,7 @@ impl Context {
             required(&self.options.registry, "the registry's address", "--registry", "SUBLET_REGISTRY")?;
         let file =
             required(&self.options.token_file, "your token's file", "--token-file", "SUBLET_TOKEN_FILE")?;
-        Ok(RegistryClient::new(url, Some(read_secret(file)?))?)
+        Ok(RegistryClient::trusting(url, Some(read_secret(file)?), &self.trust()?)?)
     }
 
     /// The lender's host, as its owner.
@@ -49,12 +49,19 @@ impl Context {
             "--owner-token-file",
             "SUBLET_OWNER_TOKEN_FILE",
         )?;
-        Ok(AgentClient::new(url, Some(read_secret(file)?))?)
+        let trust = self.options.host_key.map_or_else(|| self.trust(), |key| Ok(Trust::key(key)))?;
+        Ok(AgentClient::trusting(url, Some(read_secret(file)?), &trust)?)
     }
 
     /// The host of a lease, as the borrower that holds its key.
     pub(super) fn borrowed_host(&self, lease: &KeptLease) -> Result<AgentClient, CliError> {
-        Ok(AgentClient::new(&lease.host_address, Some(lease.key.clone()))?)
+        Ok(AgentClient::trusting(&lease.host_address, Some(lease.key.clone()), &self.trust()?)?)
+    }
+
+    /// Whose word is taken for who a server is.
+    fn trust(&self) -> Result<Trust, CliError> {
+        let file = self.options.ca_file.as_deref();
+        Ok(file.map_or_else(|| Ok(Trust::default()), Trust::authorities)?)
     }
 
     /// The lease that was named, or the only one.

@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{client::ClientError, domain::id::LeaseId};
+use crate::{
+    client::{ClientError, TrustError},
+    domain::id::LeaseId,
+};
 
 #[derive(Debug, Error)]
 pub enum CliError {
@@ -55,6 +58,8 @@ pub enum CliError {
     Output(#[source] io::Error),
     #[error("cannot print as JSON")]
     Json(#[source] serde_json::Error),
+    #[error("cannot use --ca-file")]
+    Trust(#[from] TrustError),
     #[error(transparent)]
     Client(#[from] ClientError),
 }

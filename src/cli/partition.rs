@@ -97,7 +97,7 @@ impl Report for HostView {
         let images: Vec<String> =
             self.os_images.iter().map(|image| format!("{} ({})", image.name, image.os)).collect();
         format!(
-            "host       {}\nCPU        {}\nhas        {}\nkeeps      {}\nfree       {}\nOS images  {}\nregistry   {}",
+            "host       {}\nCPU        {}\nhas        {}\nkeeps      {}\nfree       {}\nOS images  {}\nregistry   {}\nTLS key    {}",
             self.host,
             self.cpu_model,
             capacity(&self.total),
@@ -105,6 +105,7 @@ impl Report for HostView {
             capacity(&self.free),
             images.join(", "),
             self.registry.as_deref().unwrap_or("none: lends directly only"),
+            self.tls_key.map_or_else(|| "none: speaks plain HTTP".to_owned(), |key| key.to_string()),
         )
     }
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{
     events::LogEvents,
     http::{ClientError, Connection},
+    trust::Trust,
 };
 use crate::{
     api::{
@@ -31,7 +32,12 @@ pub struct AgentClient {
 impl AgentClient {
     /// `base` is like `http://host:7180`; `bearer` is the owner's token or a lending key.
     pub fn new(base: &str, bearer: Option<Secret>) -> Result<Self, ClientError> {
-        Ok(Self { connection: Connection::new(base, bearer)? })
+        Self::trusting(base, bearer, &Trust::default())
+    }
+
+    /// Says who may be taken for the server over TLS.
+    pub fn trusting(base: &str, bearer: Option<Secret>, trust: &Trust) -> Result<Self, ClientError> {
+        Ok(Self { connection: Connection::new(base, bearer, trust)? })
     }
 
     pub async fn host(&self) -> Result<HostView, ClientError> {

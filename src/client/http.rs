@@ -9,6 +9,7 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use super::trust::{Trust, TrustError, no_tls};
 use crate::api::{
     problem::{Code, PROBLEM_MEDIA_TYPE, Problem},
     secret::Secret,
@@ -22,6 +23,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum ClientError {
     #[error("{0:?} is not the address of a server; it looks like http://host:port")]
     Address(String),
+    #[error("cannot speak TLS with {server}")]
+    Trust { server: String, source: Box<TrustError> },
+    #[error("{0:?} is reached without TLS, so that it cannot prove that it has the key that is asked of it")]
+    NoTls(String),
     #[error("cannot make an HTTP client")]
     Setup(#[source] reqwest::Error),
     #[error("the token or key holds characters that cannot be sent")]
@@ -59,6 +64,13 @@ impl ClientError {
     }
 }
 
+/// HTTP without TLS, a bearer, or knowledge of either server: to see what a server answers to what no client of ours says.
+pub fn bare() -> Result<reqwest::Client, ClientError> {
+    let config = no_tls()
+        .map_err(|source| ClientError::Trust { server: "any".to_owned(), source: Box::new(source) })?;
+    reqwest::Client::builder().tls_backend_preconfigured(config).build().map_err(ClientError::Setup)
+}
+
 /// One server and who we are to it.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
@@ -68,12 +80,18 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(base: &str, bearer: Option<Secret>) -> Result<Self, ClientError> {
-        let is_address = reqwest::Url::parse(base).is_ok_and(|url| url.has_host());
-        if !is_address {
-            return Err(ClientError::Address(base.to_owned()));
-        }
+    pub(super) fn new(base: &str, bearer: Option<Secret>, trust: &Trust) -> Result<Self, ClientError> {
+        let url = reqwest::Url::parse(base).ok().filter(reqwest::Url::has_host);
+        let url = url.ok_or_else(|| ClientError::Address(base.to_owned()))?;
+        let config = match url.scheme() {
+            "https" => trust.config(),
+            _ if trust.needs_tls() => return Err(ClientError::NoTls(base.to_owned())),
+            _ => no_tls(),
+        };
+        let config = config
+            .map_err(|source| ClientError::Trust { server: base.to_owned(), source: Box::new(source) })?;
         let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()

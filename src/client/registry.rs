@@ -3,7 +3,10 @@
 use reqwest::{Method, header::IF_MATCH};
 use uuid::Uuid;
 
-use super::http::{ClientError, Connection};
+use super::{
+    http::{ClientError, Connection},
+    trust::Trust,
+};
 use crate::{
     api::{
         registry::{
@@ -31,7 +34,12 @@ pub struct RegistryClient {
 impl RegistryClient {
     /// `base` is like `http://registry:7070`; `bearer` is a borrower's, a lender's or a host's token.
     pub fn new(base: &str, bearer: Option<Secret>) -> Result<Self, ClientError> {
-        Ok(Self { connection: Connection::new(base, bearer)? })
+        Self::trusting(base, bearer, &Trust::default())
+    }
+
+    /// Says who may be taken for the server over TLS.
+    pub fn trusting(base: &str, bearer: Option<Secret>, trust: &Trust) -> Result<Self, ClientError> {
+        Ok(Self { connection: Connection::new(base, bearer, trust)? })
     }
 
     pub async fn enrol_host(&self, host: &EnrolHost) -> Result<HostEnrolled, ClientError> {

@@ -14,3 +14,4 @@ pub mod registration;
 pub mod resources;
 pub mod secret;
 pub mod terms;
+pub mod tls_key;

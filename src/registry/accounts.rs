@@ -1,9 +1,12 @@
 //! Who is asking: lenders, borrowers and hosts, each by a bearer token of its own. A token is shown once; what is
 //! stored is its SHA-256, which for 256 random bits is as good as any slower hash.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::{ConnectInfo, FromRequestParts},
+    http::request::Parts,
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{
-        http::Bearer,
+        http::{Bearer, Peer, PeerCertificate},
         problem::{Code, Problem},
         secret::Secret,
     },
@@ -65,6 +68,25 @@ pub(super) fn digest(token: &Secret) -> TokenDigest {
     Sha256::digest(token.reveal()).into()
 }
 
+/// A host, where the registry asks hosts for certificates: its token alone could have been stolen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CertifiedHost;
+
+impl<S: Sync> FromRequestParts<S> for CertifiedHost {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match parts.extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.certificate) {
+            Some(PeerCertificate::NotAsked | PeerCertificate::Shown) => Ok(Self),
+            Some(PeerCertificate::Missing) => Err(Problem::new(
+                Code::HostCertificateNeeded,
+                "hosts of this registry show a certificate: set registry.client_cert and registry.client_key",
+            )),
+            None => Err(Problem::internal(&io::Error::other("nobody is at the other end of the connection"))),
+        }
+    }
+}
+
 /// Whoever has a valid token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Anybody(pub(super) Principal);
@@ -108,8 +130,23 @@ only! {
     OnlyBorrower(BorrowerId) Borrower "a borrower's",
     /// A lender, by its token.
     OnlyLender(LenderId) Lender "a lender's",
-    /// A host, by its own token.
-    OnlyHost(HostId) Host "a host's own",
+}
+
+/// A host, by its own token, and by its certificate where the registry asks for one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OnlyHost(HostId);
+
+impl FromRequestParts<Arc<Registry>> for OnlyHost {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
+        let Anybody(principal) = Anybody::from_request_parts(parts, registry).await?;
+        let Principal::Host(host) = principal else {
+            return Err(Problem::new(Code::Forbidden, "this is for a host's own token"));
+        };
+        CertifiedHost::from_request_parts(parts, registry).await?;
+        Ok(Self(host))
+    }
 }
 
 impl OnlyHost {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Registry,
-    accounts::{self, OnlyHost, OnlyLender},
+    accounts::{self, CertifiedHost, OnlyHost, OnlyLender},
     resource_db::StoreError,
 };
 use crate::{
@@ -35,6 +35,7 @@ const HOLD_MAX: Duration = Duration::from_secs(10);
 pub(super) async fn enrol_host(
     State(registry): State<Arc<Registry>>,
     OnlyLender(lender): OnlyLender,
+    _: CertifiedHost,
     JsonBody(wish): JsonBody<EnrolHost>,
 ) -> Result<(StatusCode, Json<HostEnrolled>), Problem> {
     let address = base_url(&wish.address)?;

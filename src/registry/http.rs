@@ -1,6 +1,6 @@
 //! The registry's routes, their description, and the process that serves them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{Json, Router, extract::State, http::header};
 use tokio::net::TcpListener;
@@ -15,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Registry, RegistryError, Settings, bills, borrow, enroll, terms};
 use crate::api::{
-    http::{Shutdown, around, plain_http_allowed, serve},
+    http::{ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, plain_http_allowed, serve},
     problem::Problem,
 };
 
@@ -30,11 +30,22 @@ const BODY_MAX_BYTES: usize = 64 * 1024;
 ))]
 struct About;
 
-/// Where to listen, and whether others than this machine may be there.
-#[derive(Debug, Clone, Copy)]
+/// Where to listen, and how.
+#[derive(Debug, Clone)]
 pub struct Listen {
     pub address: SocketAddr,
+    /// Without TLS, whether others than this machine may be there.
     pub insecure_http: bool,
+    pub tls: Option<TlsFiles>,
+}
+
+/// What the registry speaks TLS with: files in PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Hosts are to show certificates of these authorities.
+    pub host_authorities: Option<PathBuf>,
 }
 
 /// Serves until `shutdown`; `listening` is told the address that was bound.
@@ -42,14 +53,24 @@ pub async fn run(
     settings: Settings,
     listen: Listen,
     shutdown: Shutdown,
-    listening: impl FnOnce(SocketAddr),
+    listening: impl FnOnce(ServedAt),
 ) -> Result<(), RegistryError> {
-    plain_http_allowed(listen.address, listen.insecure_http)?;
+    let tls = listen.tls.as_ref().map(TlsFiles::load).transpose()?;
+    if tls.is_none() {
+        plain_http_allowed(listen.address, listen.insecure_http)?;
+    }
     let registry = Registry::start(settings, shutdown.clone()).await?;
     let failed = |source| RegistryError::Listen { address: listen.address, source };
     let listener = TcpListener::bind(listen.address).await.map_err(failed)?;
-    listening(listener.local_addr().map_err(failed)?);
-    serve(listener, router(registry), shutdown).await.map_err(RegistryError::Serve)
+    listening(ServedAt { address: listener.local_addr().map_err(failed)?, tls: tls.is_some() });
+    serve(listener, tls, router(registry), shutdown).await.map_err(RegistryError::Serve)
+}
+
+impl TlsFiles {
+    fn load(&self) -> Result<ServerTls, TlsError> {
+        let identity = ServerIdentity::load(&self.certificate, &self.key)?;
+        ServerTls::new(identity, self.host_authorities.as_deref())
+    }
 }
 
 /// The OpenAPI description, as `GET /openapi.json` answers it.

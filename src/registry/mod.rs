@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::{
     api::{
-        http::{NotLoopback, Shutdown},
+        http::{NotLoopback, Shutdown, TlsError},
         problem::{Code, Problem},
     },
     clock::Clock,
@@ -77,6 +77,8 @@ pub enum RegistryError {
     Metrics(#[from] prometheus::Error),
     #[error(transparent)]
     PlainHttp(#[from] NotLoopback),
+    #[error("cannot speak TLS")]
+    Tls(#[from] TlsError),
     #[error("cannot listen on {address}")]
     Listen { address: std::net::SocketAddr, source: io::Error },
     #[error("cannot serve")]

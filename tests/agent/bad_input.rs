@@ -1,12 +1,13 @@
 //! What is refused, with a stable code and nothing changed.
 
-use reqwest::{Client, Method, Response};
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::server::{Agent, carving, small};
 
 async fn send(agent: &Agent, method: Method, path: &str, body: impl Into<String>) -> Response {
-    Client::new()
+    sublet::client::bare()
+        .unwrap()
         .request(method, format!("{}{path}", agent.address))
         .bearer_auth(agent.owner_token())
         .header("content-type", "application/json")
@@ -64,7 +65,14 @@ async fn a_carving_that_cannot_be_read_or_makes_no_sense_is_refused_by_name() {
 async fn another_media_type_method_or_path_and_too_long_a_body_are_refused() {
     let agent = Agent::start();
     let url = format!("{}/v1/partitions", agent.address);
-    let plain = Client::new().post(&url).bearer_auth(agent.owner_token()).body("{}").send().await.unwrap();
+    let plain = sublet::client::bare()
+        .unwrap()
+        .post(&url)
+        .bearer_auth(agent.owner_token())
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
     assert_problem(plain, 415, "unsupported_media_type").await;
     assert_problem(send(&agent, Method::PUT, "/v1/partitions", "{}").await, 405, "method_not_allowed").await;
     assert_problem(send(&agent, Method::GET, "/v1/nothing", "").await, 404, "not_found").await;
@@ -89,7 +97,7 @@ async fn a_stranger_cannot_tell_a_partition_from_none() {
     let mut answers = Vec::new();
     for id in [carved.as_str(), "00000000-0000-0000-0000-000000000001"] {
         let url = format!("{}/v1/partitions/{id}", agent.address);
-        let answer = Client::new().get(url).bearer_auth("not a key").send().await.unwrap();
+        let answer = sublet::client::bare().unwrap().get(url).bearer_auth("not a key").send().await.unwrap();
         answers.push(assert_problem(answer, 401, "key_invalid").await);
     }
     assert_eq!(answers[0], answers[1]);

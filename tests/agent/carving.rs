@@ -89,7 +89,8 @@ async fn a_repeated_carving_is_the_same_partition() {
     let agent = Agent::start();
     let carve = async |memory_mib: u64| {
         let allocation = Allocation { memory_mib, ..small() };
-        let answer = reqwest::Client::new()
+        let answer = sublet::client::bare()
+            .unwrap()
             .post(format!("{}/v1/partitions", agent.address))
             .bearer_auth(agent.owner_token())
             .header("Idempotency-Key", "k1")

@@ -13,3 +13,4 @@ mod carving;
 mod openapi;
 mod restarts;
 mod server;
+mod tls;

@@ -19,7 +19,15 @@ fn the_committed_description_is_current() {
 async fn description_health_and_metrics_need_no_token() {
     let agent = Agent::start();
     let get = async |path: &str| {
-        reqwest::get(format!("{}{path}", agent.address)).await.unwrap().text().await.unwrap()
+        sublet::client::bare()
+            .unwrap()
+            .get(format!("{}{path}", agent.address))
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
     };
     let served: Value = serde_json::from_str(&get("/openapi.json").await).unwrap();
     assert_eq!(served, serde_json::to_value(description()).unwrap());
@@ -42,10 +50,15 @@ async fn everything_else_needs_one() {
         for (method, _) in methods.into_iter().filter(|(_, operation)| operation.is_some()) {
             let url = format!("{}{}", agent.address, path.replace("{id}", ID).replace("{job}", ID));
             let method: reqwest::Method = method.parse().unwrap();
-            let bare = reqwest::Client::new().request(method.clone(), &url).send().await.unwrap();
+            let bare = sublet::client::bare().unwrap().request(method.clone(), &url).send().await.unwrap();
             assert_eq!(bare.status(), 401, "{method} {path}");
-            let wrong =
-                reqwest::Client::new().request(method, &url).bearer_auth("wrong").send().await.unwrap();
+            let wrong = sublet::client::bare()
+                .unwrap()
+                .request(method, &url)
+                .bearer_auth("wrong")
+                .send()
+                .await
+                .unwrap();
             assert_eq!(wrong.status(), 401, "{path} with a wrong token");
         }
     }

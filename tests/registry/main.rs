@@ -18,3 +18,4 @@ mod openapi;
 mod privacy;
 mod program;
 mod server;
+mod tls;

@@ -28,7 +28,7 @@ impl Sender {
 
     fn request(&self, method: Method, path: &str, token: &Secret) -> RequestBuilder {
         let url = format!("{}{path}", self.server.address());
-        reqwest::Client::new().request(method, url).bearer_auth(token.reveal())
+        sublet::client::bare().unwrap().request(method, url).bearer_auth(token.reveal())
     }
 
     fn post(&self, path: &str) -> RequestBuilder {
@@ -163,7 +163,8 @@ async fn a_header_that_cannot_be_used_is_malformed() {
         assert_problem(request, 400, "malformed_request").await;
     }
     for authorization in ["", "Bearer", "Basic Ym9iOmJvYg==", "Bearer a b", "Bearer \u{e9}"] {
-        let request = reqwest::Client::new()
+        let request = sublet::client::bare()
+            .unwrap()
             .get(format!("{}/v1/leases", sender.server.address()))
             .header("authorization", authorization.as_bytes());
         assert_problem(request, 401, "unauthorized").await;

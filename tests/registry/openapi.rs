@@ -18,7 +18,12 @@ fn the_committed_description_is_current() {
 #[tokio::test]
 async fn the_served_description_is_the_same_and_openapi_3_1() {
     let server = Server::start();
-    let served = reqwest::get(format!("{}/openapi.json", server.address())).await.unwrap();
+    let served = sublet::client::bare()
+        .unwrap()
+        .get(format!("{}/openapi.json", server.address()))
+        .send()
+        .await
+        .unwrap();
     let served: Value = served.json().await.unwrap();
     assert_eq!(served, serde_json::to_value(description()).unwrap());
     assert_eq!(served["openapi"], "3.1.0");
@@ -28,7 +33,15 @@ async fn the_served_description_is_the_same_and_openapi_3_1() {
 async fn health_and_metrics_need_no_token() {
     let server = Server::start();
     let get = async |path: &str| {
-        reqwest::get(format!("{}{path}", server.address())).await.unwrap().text().await.unwrap()
+        sublet::client::bare()
+            .unwrap()
+            .get(format!("{}{path}", server.address()))
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
     };
     assert_eq!(get("/healthz").await, "ok\n");
     assert!(get("/metrics").await.contains("sublet_leases_active 0"));

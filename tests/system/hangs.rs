@@ -42,7 +42,9 @@ fn a_guest_whose_runner_falls_silent_is_reported_until_it_is_heard_again_and_its
     hangs(offer.id, HungHow::NotHeard);
     assert!(is_running(&loan, job));
     let address = format!("{}/metrics", world.lab_host.address());
-    let metrics = world.wait(async { reqwest::get(address).await.unwrap().text().await.unwrap() });
+    let metrics = world.wait(async {
+        sublet::client::bare().unwrap().get(address).send().await.unwrap().text().await.unwrap()
+    });
     assert!(metrics.contains("sublet_guests_hung 1"), "{metrics}");
 
     let view = world.wait_for_partition(offer.id, |view| view.guest_hung.is_none());

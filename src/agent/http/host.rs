@@ -30,6 +30,7 @@ pub(super) async fn host(State(agent): State<Arc<Agent>>, _: Visitor) -> Result<
         free,
         os_images: services.images.list(),
         registry: services.config.registry.as_ref().map(|registry| registry.url.clone()),
+        tls_key: services.tls_key,
         issuer: services.identity.own_issuer(),
     }))
 }

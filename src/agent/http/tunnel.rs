@@ -128,21 +128,27 @@ fn is_admitted(agent: &Agent, borrowed: &Borrowed, row: &PartitionRow) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::{Router, routing::get};
+    use rustls::pki_types::PrivateKeyDer;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
         net::TcpListener,
-        sync::mpsc,
+        sync::{mpsc, watch},
     };
     use uuid::Uuid;
 
     use super::*;
     use crate::{
-        agent::guest::tunnels::tests::opened, api::secret::Secret, client::AgentClient,
+        agent::guest::tunnels::tests::opened,
+        api::{
+            http::{ServedAt, ServerIdentity, ServerTls, Shutdown, serve},
+            secret::Secret,
+        },
+        client::{AgentClient, Trust},
         domain::id::PartitionId,
     };
 
     /// A server whose tunnels lead to the guests that are received.
-    async fn server() -> (String, mpsc::Receiver<DuplexStream>) {
+    async fn server(tls: Option<ServerTls>) -> (String, mpsc::Receiver<DuplexStream>) {
         let (guests, received) = mpsc::channel(1);
         let tunnel = async move |mut request: Request| {
             let client = upgrade(&mut request)?;
@@ -153,9 +159,15 @@ mod tests {
         };
         let routes = Router::new().route("/v1/partitions/{id}/tunnel/{port}", get(tunnel));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, routes).await });
-        (address, received)
+        let address = listener.local_addr().unwrap();
+        let at = ServedAt { address, tls: tls.is_some() }.to_string();
+        let (never, shutdown) = watch::channel(false);
+        tokio::spawn(async move {
+            let served = serve(listener, tls, routes, Shutdown::on(shutdown)).await;
+            drop(never);
+            served
+        });
+        (at, received)
     }
 
     const ID: PartitionId = PartitionId(Uuid::nil());
@@ -163,8 +175,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_becomes_a_tunnel_and_each_way_ends_by_itself() {
-        let (address, mut guests) = server().await;
-        let client = AgentClient::new(&address, Some(Secret::new("key"))).unwrap();
+        let (address, guests) = server(None).await;
+        each_way_ends_by_itself(AgentClient::new(&address, Some(Secret::new("key"))).unwrap(), guests).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_over_tls_becomes_a_tunnel_as_well() {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let tls = ServerTls::new(ServerIdentity::new(certified.cert.into(), key), None).unwrap();
+        let trust = Trust::key(tls.key());
+        let (address, guests) = server(Some(tls)).await;
+        let client = AgentClient::trusting(&address, Some(Secret::new("key")), &trust).unwrap();
+        each_way_ends_by_itself(client, guests).await;
+    }
+
+    async fn each_way_ends_by_itself(client: AgentClient, mut guests: mpsc::Receiver<DuplexStream>) {
         let mut near = client.tunnel(ID, 22).await.unwrap();
         let mut far = guests.recv().await.unwrap();
         let guest = tokio::spawn(async move {
@@ -186,12 +212,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_asks_for_no_tunnel_is_told_how_to() {
-        let (address, _guests) = server().await;
+        let (address, _guests) = server(None).await;
         let url = format!("{address}/v1/partitions/{}/tunnel/22", Uuid::nil());
-        let plain = reqwest::get(&url).await.unwrap();
+        let plain = crate::client::bare().unwrap().get(&url).send().await.unwrap();
         assert_eq!(plain.status(), 426);
-        let other =
-            reqwest::Client::new().get(&url).header("connection", "upgrade").header("upgrade", "websocket");
+        let other = crate::client::bare()
+            .unwrap()
+            .get(&url)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket");
         assert_eq!(other.send().await.unwrap().status(), 426);
     }
 }

@@ -1,27 +1,28 @@
 //! Listening, logging, and ending in order.
 
 use std::{
+    fmt,
     io::{self, IsTerminal as _},
     net::SocketAddr,
     time::Duration,
 };
 
-use axum::{Router, serve::ListenerExt as _};
-use rustix::net::sockopt;
+use axum::Router;
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 use tracing_subscriber::EnvFilter;
 
+use super::{
+    listener::{Door, Peer},
+    tls::ServerTls,
+};
+
 /// How long answers that were begun may take once the server was told to end.
 const GRACE: Duration = Duration::from_secs(10);
-/// After how long a silence a peer is asked whether it is still there, and how long its answer may take; how many answers
-/// may be missing.
-const PROBED_AFTER: Duration = Duration::from_secs(30);
-const PROBES: u32 = 3;
 
 /// Told to all that waits long (long polls, event streams), so that it ends when the server does.
 #[derive(Debug, Clone)]
@@ -56,9 +57,31 @@ impl Shutdown {
     }
 }
 
-/// Serves until `shutdown`, then finishes what was begun, within a bounded time.
-pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) -> io::Result<()> {
-    let serving = axum::serve(listener.tap_io(shape), routes).with_graceful_shutdown(shutdown.clone().wait());
+/// Where a server can be called.
+#[derive(Debug, Clone, Copy)]
+pub struct ServedAt {
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+}
+
+impl fmt::Display for ServedAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
+}
+
+/// Serves until `shutdown`, then finishes what was begun, within a bounded time. The handlers find in a `ConnectInfo`
+/// who the peer is.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    routes: Router,
+    shutdown: Shutdown,
+) -> io::Result<()> {
+    let routes = routes.into_make_service_with_connect_info::<Peer>();
+    let serving =
+        axum::serve(Door::new(listener, tls), routes).with_graceful_shutdown(shutdown.clone().wait());
     tokio::select! {
         ended = serving => ended,
         () = async { shutdown.wait().await; tokio::time::sleep(GRACE).await } => {
@@ -68,23 +91,10 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) ->
     }
 }
 
-/// Short messages leave at once, and a peer that has vanished is found out: nothing else would end a stream or a tunnel on
-/// which nobody says anything. Where it cannot be had, the connection is served without.
-fn shape(connection: &mut TcpStream) {
-    let shaped = sockopt::set_tcp_nodelay(&connection, true)
-        .and_then(|()| sockopt::set_socket_keepalive(&connection, true))
-        .and_then(|()| sockopt::set_tcp_keepidle(&connection, PROBED_AFTER))
-        .and_then(|()| sockopt::set_tcp_keepintvl(&connection, PROBED_AFTER))
-        .and_then(|()| sockopt::set_tcp_keepcnt(&connection, PROBES));
-    if let Err(error) = shaped {
-        tracing::debug!(%error, "a connection has no keepalive");
-    }
-}
-
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "{0} is not a loopback address, and over plain HTTP others there could read tokens and keys: listen on \
-     127.0.0.1 or [::1], or give --insecure-http where the network is trusted"
+    "{0} is not a loopback address, and over plain HTTP others there could read tokens and keys: give --tls-cert and \
+     --tls-key, listen on 127.0.0.1 or [::1], or give --insecure-http where the network is trusted"
 )]
 pub struct NotLoopback(pub SocketAddr);
 

@@ -11,6 +11,7 @@ use crate::inside;
 pub(crate) struct AgentConfig {
     listen: String,
     advertise: String,
+    insecure_http: bool,
     state_directory: &'static str,
     image_directory: &'static str,
     vmm: &'static str,
@@ -74,6 +75,8 @@ impl AgentConfig {
         Ok(Self {
             listen: format!("0.0.0.0:{}", inside::AGENT_PORT),
             advertise: format!("http://127.0.0.1:{forwarded_port}"),
+            // The way to a lab host is QEMU's, within this machine.
+            insecure_http: true,
             state_directory: inside::STATE_DIRECTORY,
             image_directory: inside::IMAGE_DIRECTORY,
             vmm: inside::VMM,
