@@ -15,6 +15,7 @@ mod report;
 mod search;
 mod ssh;
 mod tunnel;
+mod watch;
 
 pub use error::CliError;
 
@@ -53,5 +54,6 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Return { lease } => borrow::give_back(&context, lease.lease).await,
         Command::Rent(rent) => rent::rent(&context, &rent).await,
         Command::Bill { lease } => bill::bill(&context, lease).await,
+        Command::Watch => watch::watch(&context).await,
     }
 }

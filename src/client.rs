@@ -7,7 +7,7 @@ mod registry;
 mod trust;
 
 pub use agent::{AgentClient, Tunnel};
-pub use events::{LogEvent, LogEvents};
+pub use events::{LogEvent, LogEvents, MarketEvents};
 pub use http::{ClientError, bare};
 pub use registry::{LeaseRequestId, RegistryClient};
 pub use trust::{Trust, TrustError};

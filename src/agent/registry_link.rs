@@ -183,7 +183,7 @@ impl RegistryLink {
         // An answer that waits for news would hold up what there is to report.
         let wait_ms = if reports.is_empty() { wait_ms } else { 0 };
         let Reports { ended, cleaned } = reports.clone();
-        let heartbeat = Heartbeat { cleaned, ended, known_revision, wait_ms };
+        let heartbeat = Heartbeat { cleaned, ended, known_revision, wait_ms, violations: Vec::new() };
         let reply = self.client.heartbeat(self.enrolment.host, &heartbeat).await?;
         self.table.told(reports).await?;
         Ok(reply)

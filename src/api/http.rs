@@ -29,10 +29,15 @@ pub use metrics::RequestMetrics;
 pub use serve::{NotLoopback, ServedAt, Shutdown, init_logs, plain_http_allowed, serve};
 pub use tls::{ServerIdentity, ServerTls, TlsError};
 
-use super::problem::{Code, PROBLEM_MEDIA_TYPE, Problem};
+use super::{
+    REQUEST_ID_HEADER,
+    problem::{Code, PROBLEM_MEDIA_TYPE, Problem},
+};
 
-/// Names a request in the logs of both sides; taken from the request where it has one.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Names a request in the logs of both sides; taken from the request where it has a sane one.
+const REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID_HEADER);
+/// Longest id that is taken over.
+const REQUEST_ID_MAX: usize = 64;
 
 /// Puts around all routes of a server what each of them needs: request ids, traces, metrics, the body limit,
 /// and problems for what no handler answers.
@@ -46,6 +51,19 @@ pub fn around(routes: Router, body_max_bytes: usize, metrics: RequestMetrics) ->
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(TraceLayer::new_for_http().make_span_with(request_span))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::map_request(only_sane_id))
+}
+
+/// An id that could not stand in a log as it is, is replaced by one of ours.
+async fn only_sane_id(mut request: Request) -> Request {
+    let is_sane = |id: &str| {
+        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.:".contains(letter);
+        (1..=REQUEST_ID_MAX).contains(&id.len()) && id.chars().all(allowed)
+    };
+    if !header_text(request.headers(), &REQUEST_ID).is_some_and(is_sane) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

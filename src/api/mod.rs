@@ -7,3 +7,6 @@ pub mod problem;
 pub mod registry;
 
 pub use crate::domain::secret;
+
+/// The header that names a request, in the logs of whoever has to do with it.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";

@@ -1,9 +1,13 @@
 //! The registry's wire types.
 
+mod events;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
+pub use events::{Event, EventKind};
+
 pub use crate::domain::lease::EndReason;
 use crate::domain::{
     id::{BorrowerId, HostId, IssuerId, LeaseId, PartitionId},
@@ -94,9 +98,21 @@ pub struct Heartbeat {
     /// The revision of the last answer; with `wait_ms` the registry answers as soon as it has a newer one.
     #[serde(default)]
     pub known_revision: Option<u64>,
+    /// What the host has seen changed behind its agent's back, and mended, since it was last heard.
+    #[serde(default)]
+    pub violations: Vec<ReportedViolation>,
     /// How long the registry may hold the answer, in milliseconds; at most 10,000.
     #[serde(default)]
     pub wait_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ReportedViolation {
+    pub partition: PartitionId,
+    /// What was changed, for people.
+    pub what: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
+use uuid::Uuid;
 
 pub use conditions::ConditionArguments;
 
@@ -54,6 +55,9 @@ pub struct Options {
     /// The TLS key of that host, as `sublet host` shows it there: "sha256//..."; any certificate will do then
     #[arg(long, global = true, env = "SUBLET_HOST_KEY", value_name = "KEY")]
     pub host_key: Option<TlsKey>,
+    /// Names what this command asks in the logs of the registry and of hosts; made up where not stated
+    #[arg(long, global = true, value_name = "UUID")]
+    pub request_id: Option<Uuid>,
     /// Folder for leases and their keys
     #[arg(long, global = true, env = "SUBLET_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -116,6 +120,8 @@ pub enum Command {
     },
     /// Search, borrow, run, return and print the bill in one go
     Rent(RentArguments),
+    /// Follow what happens at the registry: offers and your leases, or what happens to your hosts
+    Watch,
     /// Show what leases cost
     Bill {
         /// Only this lease

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{
     CliError,
@@ -19,12 +20,15 @@ use crate::{
 pub(super) struct Context {
     options: Options,
     pub(super) leases: LeaseStore,
+    /// Names all that this command asks, of the registry and of hosts.
+    request_id: Uuid,
 }
 
 impl Context {
     pub(super) fn new(options: Options) -> Result<Self, CliError> {
         let leases = LeaseStore::new(options.state_dir.as_deref())?;
-        Ok(Self { options, leases })
+        let request_id = options.request_id.unwrap_or_else(Uuid::new_v4);
+        Ok(Self { options, leases, request_id })
     }
 
     pub(super) fn json(&self) -> bool {
@@ -37,7 +41,7 @@ impl Context {
             required(&self.options.registry, "the registry's address", "--registry", "SUBLET_REGISTRY")?;
         let file =
             required(&self.options.token_file, "your token's file", "--token-file", "SUBLET_TOKEN_FILE")?;
-        Ok(RegistryClient::trusting(url, Some(read_secret(file)?), &self.trust()?)?)
+        Ok(RegistryClient::trusting(url, Some(read_secret(file)?), &self.trust()?)?.traced(self.request_id))
     }
 
     /// The lender's host, as its owner.
@@ -50,12 +54,12 @@ impl Context {
             "SUBLET_OWNER_TOKEN_FILE",
         )?;
         let trust = self.options.host_key.map_or_else(|| self.trust(), |key| Ok(Trust::key(key)))?;
-        Ok(AgentClient::trusting(url, Some(read_secret(file)?), &trust)?)
+        Ok(AgentClient::trusting(url, Some(read_secret(file)?), &trust)?.traced(self.request_id))
     }
 
     /// The host of a lease, as the borrower that holds its key.
     pub(super) fn borrowed_host(&self, lease: &KeptLease) -> Result<AgentClient, CliError> {
-        Ok(AgentClient::trusting(&lease.host_address, Some(lease.key.clone()), &self.trust()?)?)
+        Ok(AgentClient::trusting(&lease.host_address, Some(lease.key.clone()), &self.trust()?)?.traced(self.request_id))
     }
 
     /// Whose word is taken for who a server is.

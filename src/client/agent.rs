@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    events::LogEvents,
+    events::{EventStream, LogEvents},
     http::{ClientError, Connection},
     trust::Trust,
 };
@@ -38,6 +38,12 @@ impl AgentClient {
     /// Says who may be taken for the server over TLS.
     pub fn trusting(base: &str, bearer: Option<Secret>, trust: &Trust) -> Result<Self, ClientError> {
         Ok(Self { connection: Connection::new(base, bearer, trust)? })
+    }
+
+    /// Names all its requests `id`, so that they can be found in the logs of several servers.
+    pub fn traced(mut self, id: Uuid) -> Self {
+        self.connection.trace(id);
+        self
     }
 
     pub async fn host(&self) -> Result<HostView, ClientError> {
@@ -127,7 +133,8 @@ impl AgentClient {
         job: JobId,
         last: Option<&str>,
     ) -> Result<LogEvents, ClientError> {
-        LogEvents::open(&self.connection, &path(id, &format!("/jobs/{job}/logs")), last).await
+        let path = path(id, &format!("/jobs/{job}/logs"));
+        EventStream::open(&self.connection, &path, last).await.map(LogEvents)
     }
 
     /// A connection to a TCP port of the guest's loopback. Each direction ends by itself.
@@ -137,7 +144,7 @@ impl AgentClient {
 
     /// The console's output, for as long as the partition has one.
     pub async fn console(&self, id: PartitionId, last: Option<&str>) -> Result<LogEvents, ClientError> {
-        LogEvents::open(&self.connection, &path(id, "/console"), last).await
+        EventStream::open(&self.connection, &path(id, "/console"), last).await.map(LogEvents)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Streams of output, as server-sent events.
+//! Streams of output and of news, as server-sent events.
 
 use std::pin::Pin;
 
@@ -9,7 +9,10 @@ use futures::{Stream, StreamExt};
 use reqwest::Method;
 
 use super::http::{ClientError, Connection};
-use crate::api::agent::{GuestHung, GuestSilence, JobView, LogChunk};
+use crate::api::{
+    agent::{GuestHung, GuestSilence, JobView, LogChunk},
+    registry::Event as MarketEvent,
+};
 
 /// What a stream of output brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,14 +37,15 @@ pub enum LogEvent {
 
 type Events = Pin<Box<dyn Stream<Item = Result<Event, EventStreamError<reqwest::Error>>> + Send>>;
 
-/// An open stream.
-pub struct LogEvents {
+/// An open stream of events, whatever is in them.
+pub(super) struct EventStream {
     server: String,
     events: Events,
     last_id: String,
 }
 
-impl LogEvents {
+impl EventStream {
+    /// From its start, or from after the event `last`.
     pub(super) async fn open(
         connection: &Connection,
         path: &str,
@@ -59,8 +63,11 @@ impl LogEvents {
         })
     }
 
-    /// The next event; none: the server closed the stream. Events of a kind not known here are passed over.
-    pub async fn next(&mut self) -> Result<Option<LogEvent>, ClientError> {
+    /// The next event that `read` knows; none: the server closed the stream.
+    pub(super) async fn next<T>(
+        &mut self,
+        read: impl Fn(&Event) -> Result<Option<T>, serde_json::Error>,
+    ) -> Result<Option<T>, ClientError> {
         while let Some(event) = self.events.next().await {
             let event =
                 event.map_err(|source| ClientError::Stream { server: self.server.clone(), source })?;
@@ -77,8 +84,38 @@ impl LogEvents {
     }
 
     /// Where to go on after the connection broke.
-    pub fn last_id(&self) -> Option<&str> {
+    pub(super) fn last_id(&self) -> Option<&str> {
         Some(self.last_id.as_str()).filter(|id| !id.is_empty())
+    }
+}
+
+/// An open stream of output.
+pub struct LogEvents(pub(super) EventStream);
+
+impl LogEvents {
+    /// The next event; none: the server closed the stream. Events of a kind not known here are passed over.
+    pub async fn next(&mut self) -> Result<Option<LogEvent>, ClientError> {
+        self.0.next(read).await
+    }
+
+    /// Where to go on after the connection broke.
+    pub fn last_id(&self) -> Option<&str> {
+        self.0.last_id()
+    }
+}
+
+/// What happens at a registry, as it happens.
+pub struct MarketEvents(pub(super) EventStream);
+
+impl MarketEvents {
+    /// The next event; none: the registry closed the stream. Events of a kind not known here are passed over.
+    pub async fn next(&mut self) -> Result<Option<MarketEvent>, ClientError> {
+        self.0.next(|event| Ok(serde_json::from_str(&event.data).ok())).await
+    }
+
+    /// Where to go on after the connection broke.
+    pub fn last_id(&self) -> Option<&str> {
+        self.0.last_id()
     }
 }
 

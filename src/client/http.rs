@@ -8,9 +8,11 @@ use reqwest::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::trust::{Trust, TrustError, no_tls};
 use crate::api::{
+    REQUEST_ID_HEADER,
     problem::{Code, PROBLEM_MEDIA_TYPE, Problem},
     secret::Secret,
 };
@@ -77,6 +79,8 @@ pub(super) struct Connection {
     client: reqwest::Client,
     base: String,
     bearer: Option<Secret>,
+    /// Names all requests; none: each has a name of its own.
+    trace: Option<Uuid>,
 }
 
 impl Connection {
@@ -96,7 +100,12 @@ impl Connection {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(ClientError::Setup)?;
-        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), bearer })
+        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), bearer, trace: None })
+    }
+
+    /// Names all requests from now on, so that they can be found in the logs of several servers.
+    pub(super) fn trace(&mut self, id: Uuid) {
+        self.trace = Some(id);
     }
 
     pub(super) fn server(&self) -> String {
@@ -105,7 +114,9 @@ impl Connection {
 
     /// A request to `path`, with the bearer.
     pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let id = self.trace.unwrap_or_else(Uuid::new_v4);
         let request = self.client.request(method, format!("{}{path}", self.base));
+        let request = request.header(REQUEST_ID_HEADER, id.to_string());
         match &self.bearer {
             Some(secret) => request.bearer_auth(secret.reveal()),
             None => request,

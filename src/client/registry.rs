@@ -4,6 +4,7 @@ use reqwest::{Method, header::IF_MATCH};
 use uuid::Uuid;
 
 use super::{
+    events::{EventStream, MarketEvents},
     http::{ClientError, Connection},
     trust::Trust,
 };
@@ -40,6 +41,12 @@ impl RegistryClient {
     /// Says who may be taken for the server over TLS.
     pub fn trusting(base: &str, bearer: Option<Secret>, trust: &Trust) -> Result<Self, ClientError> {
         Ok(Self { connection: Connection::new(base, bearer, trust)? })
+    }
+
+    /// Names all its requests `id`, so that they can be found in the logs of several servers.
+    pub fn traced(mut self, id: Uuid) -> Self {
+        self.connection.trace(id);
+        self
     }
 
     pub async fn enrol_host(&self, host: &EnrolHost) -> Result<HostEnrolled, ClientError> {
@@ -114,6 +121,11 @@ impl RegistryClient {
 
     pub async fn end_lease(&self, lease: LeaseId, end: &EndLease) -> Result<Lease, ClientError> {
         self.connection.post(&format!("/v1/leases/{lease}/end"), end).await
+    }
+
+    /// What happens from now on, or from after the event `last` on.
+    pub async fn events(&self, last: Option<&str>) -> Result<MarketEvents, ClientError> {
+        EventStream::open(&self.connection, "/v1/events", last).await.map(MarketEvents)
     }
 
     pub async fn ledger(&self) -> Result<Ledger, ClientError> {

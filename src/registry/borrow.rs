@@ -91,6 +91,9 @@ pub(super) async fn make_lease(
         wish,
     };
     let (Reserved::Now(lease) | Reserved::Before(lease)) = registry.db.reserve(reserve).await?;
+    let Lease { id, host, partition, borrower, expires_at, .. } = &lease;
+    tracing::info!(lease = %id, %host, %partition, %borrower, %expires_at, "lease granted");
+    registry.metrics.keys_issued.inc();
     Ok((StatusCode::CREATED, Json(registry.issuer.grant(lease)?)))
 }
 

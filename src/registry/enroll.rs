@@ -79,7 +79,7 @@ pub(super) async fn heartbeat(
     JsonBody(beat): JsonBody<Heartbeat>,
 ) -> Result<Json<HeartbeatReply>, Problem> {
     token.must_be(host)?;
-    registry.market.heard(host);
+    registry.host_is_heard(host).await?;
     registry.take_report(host, &beat).await?;
     if let Some(known) = beat.known_revision {
         registry.wait_for_news(host, known, Duration::from_millis(beat.wait_ms)).await?;
@@ -94,8 +94,23 @@ pub(super) async fn heartbeat(
     }))
 }
 
+/// Most violations of one beat that are passed on.
+const VIOLATIONS_MAX: usize = 32;
+
 impl Registry {
+    async fn host_is_heard(&self, host: HostId) -> Result<(), StoreError> {
+        if self.market.lender(host).is_none() {
+            self.market.belongs(host, self.db.lender_of(host).await?);
+        }
+        self.market.heard(host);
+        Ok(())
+    }
+
     async fn take_report(&self, host: HostId, beat: &Heartbeat) -> Result<(), StoreError> {
+        beat.violations
+            .iter()
+            .take(VIOLATIONS_MAX)
+            .for_each(|violation| self.market.violated(host, violation));
         if beat.ended.is_empty() && beat.cleaned.is_empty() {
             return Ok(());
         }

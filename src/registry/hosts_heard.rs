@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::domain::id::HostId;
+use crate::domain::id::{HostId, LenderId};
 
 /// A host is hidden after so many beats without a word.
 const BEATS_MISSED: u32 = 3;
@@ -22,6 +22,7 @@ pub(super) struct HostsHeard {
 #[derive(Default)]
 struct Host {
     heard_at: Option<Instant>,
+    lender: Option<LenderId>,
     /// Whether its offers are shown.
     shown: bool,
     news: watch::Sender<()>,
@@ -38,6 +39,15 @@ impl HostsHeard {
             host.heard_at = Some(now);
             !host.shown
         })
+    }
+
+    pub(super) fn belongs(&self, host: HostId, lender: LenderId) {
+        self.with(host, |host| host.lender = Some(lender));
+    }
+
+    /// Whose host it is, where that is known already.
+    pub(super) fn lender(&self, host: HostId) -> Option<LenderId> {
+        self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(&host)?.lender
     }
 
     /// Whether the host is heard, where that is not what is shown: from now on it is.

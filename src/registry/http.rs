@@ -13,7 +13,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Registry, RegistryError, Settings, bills, borrow, enroll, terms};
+use super::{Registry, RegistryError, Settings, bills, borrow, enroll, events, terms};
 use crate::api::{
     http::{ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, plain_http_allowed, serve},
     problem::Problem,
@@ -91,6 +91,7 @@ fn routes() -> OpenApiRouter<Arc<Registry>> {
         .routes(routes!(borrow::lease))
         .routes(routes!(borrow::end_lease))
         .routes(routes!(bills::ledger))
+        .routes(routes!(events::events))
         .routes(routes!(openapi))
         .routes(routes!(metrics))
         .routes(routes!(healthz))

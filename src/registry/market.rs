@@ -2,7 +2,7 @@
 //! waits for news, and when the next lease expires. Each follows what was committed, in that order.
 
 use std::{
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -10,32 +10,41 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
+    event_log::{EventLog, of_liveness},
     hosts_heard::HostsHeard,
     metrics::Metrics,
     resource_db::Change,
     search_index::{Found, Place, SearchIndex},
 };
 use crate::{
-    api::registry::{LendingState, RegisteredPartition},
+    api::registry::{Event, EventKind, LendingState, RegisteredPartition, ReportedViolation},
+    clock::Clock,
     domain::{
-        id::HostId,
+        id::{HostId, LenderId},
         matching::{Conditions, Explanation},
     },
 };
 
+/// Longest description of a violation that is passed on, in characters.
+const VIOLATION_MAX: usize = 200;
+
 pub(super) struct Market {
     index: RwLock<SearchIndex>,
     hosts: HostsHeard,
+    events: EventLog,
+    clock: Arc<Clock>,
     /// No lease expires before this moment.
     next_expiry: watch::Sender<Timestamp>,
     metrics: Metrics,
 }
 
 impl Market {
-    pub(super) fn new(beat_every: Duration, metrics: Metrics) -> Self {
+    pub(super) fn new(beat_every: Duration, clock: Arc<Clock>, metrics: Metrics) -> Self {
         Self {
             index: RwLock::default(),
             hosts: HostsHeard::new(beat_every),
+            events: EventLog::new(clock.now()),
+            clock,
             next_expiry: watch::Sender::new(Timestamp::MAX),
             metrics,
         }
@@ -56,6 +65,16 @@ impl Market {
         }
     }
 
+    /// The host is this lender's.
+    pub(super) fn belongs(&self, host: HostId, lender: LenderId) {
+        self.hosts.belongs(host, lender);
+    }
+
+    /// Whose host it is, where that is known already.
+    pub(super) fn lender(&self, host: HostId) -> Option<LenderId> {
+        self.hosts.lender(host)
+    }
+
     /// Hides the offers of hosts that have fallen silent.
     pub(super) fn hide_silent(&self) {
         self.hosts.fallen_silent(Instant::now()).into_iter().for_each(|host| self.settle(host));
@@ -66,7 +85,23 @@ impl Market {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let Some(heard) = self.hosts.settle(host, Instant::now()) else { return };
         index.hear(host, heard);
-        tracing::info!(%host, heard, "host {}", if heard { "up" } else { "down" });
+        drop(index);
+        tracing::info!(%host, "host {}", if heard { "up" } else { "down" });
+        self.events.of_host(of_liveness(host, heard, self.clock.now()), self.hosts.lender(host));
+    }
+
+    /// A host's agent has mended what was changed behind its back.
+    pub(super) fn violated(&self, host: HostId, violation: &ReportedViolation) {
+        let ReportedViolation { partition, what } = violation;
+        tracing::warn!(%host, %partition, what, "what was set aside was changed behind the agent's back");
+        let detail = Some(what.chars().take(VIOLATION_MAX).collect());
+        let (host_of, partition) = (Some(host), Some(*partition));
+        let event = Event::new(EventKind::Violation, self.clock.now());
+        self.events.of_host(Event { host: host_of, partition, detail, ..event }, self.hosts.lender(host));
+    }
+
+    pub(super) fn events(&self) -> &EventLog {
+        &self.events
     }
 
     /// Follows a transaction that is durable.
@@ -76,10 +111,11 @@ impl Market {
             index.put(change.host, change.partition, change.row.as_ref());
         }
         drop(index);
+        self.events.changed(&changes, self.clock.now());
         for Change { host, partition, row, .. } in changes {
             match row.map(|row| row.state) {
                 Some(LendingState::Lent { lease, borrower, expires_at }) => {
-                    tracing::info!(%lease, %host, %partition, %borrower, %expires_at, "lease made");
+                    tracing::debug!(%lease, %host, %partition, %borrower, %expires_at, "lease made");
                     self.metrics.leases_made.inc();
                     self.expires(expires_at);
                 }

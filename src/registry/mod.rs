@@ -6,9 +6,11 @@ mod accounts;
 mod bills;
 mod borrow;
 mod enroll;
+mod events;
 mod terms;
 
 pub mod crash_point;
+mod event_log;
 mod expiry;
 mod hosts_heard;
 mod key_issuer;
@@ -18,7 +20,13 @@ pub mod resource_db;
 mod search_index;
 mod silence;
 
-use std::{fs::TryLockError, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::TryLockError,
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -55,6 +63,8 @@ pub struct Registry {
     issuer: KeyIssuer,
     market: Arc<Market>,
     metrics: Metrics,
+    /// How many follow events.
+    event_readers: Arc<AtomicUsize>,
     shutdown: Shutdown,
     /// Held as long as this registry serves its database.
     _lock: std::fs::File,
@@ -92,13 +102,24 @@ impl Registry {
         let lock = lock(file)?;
         let clock = Arc::new(Clock::system());
         let metrics = Metrics::new()?;
-        let market = Arc::new(Market::new(settings.beat_every, metrics.clone()));
+        let market = Arc::new(Market::new(settings.beat_every, Arc::clone(&clock), metrics.clone()));
         let committed = Arc::clone(&market);
         let on_commit = Box::new(move |changes| committed.apply(changes));
         let db = ResourceDb::open(settings.database.clone(), Arc::clone(&clock), on_commit).await?;
         market.begin(db.free_partitions().await?);
         let issuer = KeyIssuer::load(&db).await?;
-        let registry = Arc::new(Self { settings, clock, db, issuer, market, metrics, shutdown, _lock: lock });
+        let event_readers = Arc::default();
+        let registry = Arc::new(Self {
+            settings,
+            clock,
+            db,
+            issuer,
+            market,
+            metrics,
+            event_readers,
+            shutdown,
+            _lock: lock,
+        });
         tokio::spawn(expiry::run(Arc::clone(&registry)));
         tokio::spawn(silence::run(Arc::clone(&registry)));
         Ok(registry)

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Output, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -61,9 +61,12 @@ impl Host {
     }
 }
 
+/// Each request, beside what is logged by default.
+pub(crate) const LOGGED: &str = "info,tower_http=debug";
+
 fn program(config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sublet-agent"));
-    command.arg("--config").arg(config).env_remove("RUST_LOG");
+    command.arg("--config").arg(config).env("RUST_LOG", LOGGED);
     command
 }
 
@@ -94,6 +97,7 @@ pub(crate) struct Agent {
     child: Child,
     pub(crate) address: String,
     pub(crate) host: Host,
+    log: Arc<Mutex<String>>,
 }
 
 impl Agent {
@@ -106,8 +110,19 @@ impl Agent {
         let mut child = program(&host.config()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let address = read_address(&mut stderr);
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| println!("{line}")));
-        Self { child, address, host }
+        let log = Arc::new(Mutex::new(String::new()));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                println!("{line}");
+                kept.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        Self { child, address, host, log }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     pub(crate) fn owner_token(&self) -> String {

@@ -10,6 +10,7 @@
 mod contention;
 mod crashes;
 mod durability;
+mod events;
 mod hosts;
 mod lending;
 mod malformed;

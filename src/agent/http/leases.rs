@@ -26,6 +26,7 @@ pub(super) async fn borrow(
     JsonBody(stated): JsonBody<BorrowPartition>,
 ) -> Result<Json<PartitionView>, Problem> {
     let row = handle.ask(|reply| Command::Borrow(claims.clone(), stated, reply)).await?;
+    tracing::info!(lease = %claims.lease, partition = %claims.partition, "partition opened");
     Ok(Json(own_view(row, claims)))
 }
 

@@ -9,6 +9,9 @@ use axum::{
 };
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
+/// Upper bounds of the buckets of requests' times: from a search in memory to a long poll.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0];
+
 /// Counts each route's answers by status, and how long they took in seconds.
 #[derive(Debug, Clone)]
 pub struct RequestMetrics {
@@ -23,7 +26,8 @@ impl RequestMetrics {
             &["method", "path", "status"],
         )?;
         let seconds = HistogramVec::new(
-            HistogramOpts::new("sublet_http_request_seconds", "Time from request to answer's head"),
+            HistogramOpts::new("sublet_http_request_seconds", "Time from request to answer's head")
+                .buckets(SECONDS.into()),
             &["method", "path"],
         )?;
         registry.register(Box::new(answered.clone()))?;

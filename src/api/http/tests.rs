@@ -109,6 +109,16 @@ async fn a_request_keeps_the_id_it_came_with() {
     assert_eq!(ask(request).await.headers()[REQUEST_ID], "mine");
 }
 
+#[tokio::test]
+async fn an_id_that_cannot_stand_in_a_log_is_replaced() {
+    for insane in ["", "two words", "tab\there", "{}", &"x".repeat(65)] {
+        let request = request("/").header(REQUEST_ID, insane).body(Body::empty()).unwrap();
+        let answer = ask(request).await;
+        let id = answer.headers()[REQUEST_ID].to_str().unwrap();
+        assert!(id != insane && id.parse::<uuid::Uuid>().is_ok(), "{id}");
+    }
+}
+
 #[test]
 fn plain_http_is_for_loopback_unless_the_operator_says_otherwise() {
     let everywhere: std::net::SocketAddr = "0.0.0.0:80".parse().unwrap();

@@ -44,6 +44,12 @@ impl ResourceDb {
         .await
     }
 
+    /// Whose host it is.
+    pub async fn lender_of(&self, host: HostId) -> Result<LenderId, StoreError> {
+        let select = "SELECT lender FROM hosts WHERE id = $1";
+        self.read(move |sql| sql.one(select, values![host], |mut row| row.take())).await
+    }
+
     /// The revision of what the registry knows of the host's partitions.
     pub async fn host_revision(&self, host: HostId) -> Result<u64, StoreError> {
         self.read(move |sql| sql.one(REVISION, values![host], |mut row| row.take())).await

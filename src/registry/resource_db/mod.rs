@@ -27,11 +27,12 @@
 //!   `IS NOT DISTINCT FROM`, partial indexes, `CAST(sum(x) AS BIGINT)` (a plain `sum` is of another type in PostgreSQL).
 //!   Text is formatted into it only from constants. Columns hold what [`value`] lists; a row is read by `Row::take`, in
 //!   the order of its `SELECT`.
-//! - What changes a partition's row goes through `Work::save_partition`, which also announces it: search, long polls
-//!   and expiry follow that. A state changes by `UPDATE … WHERE … AND state = …`; 0 changed rows is `StoreError::Lost`.
+//! - What changes a partition's row goes through `Work::save_partition`, which also announces it: search, long polls,
+//!   expiry and events follow that; what changes its lease alone calls `Work::announce`. A state changes by `UPDATE … WHERE … AND state = …`; 0 changed rows is `StoreError::Lost`.
 //! - Tables and columns come with a migration, as [`schema`] says. `tests.rs` is the suite that every database passes.
 
 mod location;
+mod meters;
 mod schema;
 mod sql;
 mod sqlite;
@@ -58,9 +59,10 @@ pub use accounts::{AccountKind, Principal, TokenDigest};
 pub use hosts::{HostRegister, Ignored};
 pub use leases::{Contract, EndError, Reserve, ReserveError, Reserved};
 pub use location::Location;
+pub use meters::Metered;
 pub use partitions::RegisterError;
 pub use sqlite::OpenError;
-pub use work::{Change, OnCommit};
+pub use work::{Change, Happened, OnCommit};
 
 /// An open database. Clones share it.
 #[derive(Clone)]
@@ -85,6 +87,13 @@ impl ResourceDb {
     {
         match self {
             Self::Sqlite(sqlite) => sqlite.write(act).await,
+        }
+    }
+
+    /// How much was written since the start, and how much waits.
+    pub fn metered(&self) -> Metered {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.metered(),
         }
     }
 

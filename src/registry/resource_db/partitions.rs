@@ -7,19 +7,20 @@ use super::{
     ResourceDb, StoreError,
     sql::Sql,
     value::{Row, Value, json, values},
-    work::{Change, Work},
+    work::{Change, Happened, Work},
 };
 use crate::{
     api::registry::{LendingState, RegisteredPartition},
     domain::{
         id::{BorrowerId, HostId, LeaseId, PartitionId},
+        lease::EndReason,
         registration::{Registration, RegistrationEvent, RegistrationNotAllowed, RegistrationState},
         terms::{Epoch, Terms, TermsVersion},
     },
 };
 
 const SELECT: &str = "SELECT p.host, p.id, p.terms, p.version, p.epoch, p.state, p.lease, l.borrower, \
-                      l.expires_at_us FROM partitions p LEFT JOIN leases l ON l.id = p.lease";
+                      l.expires_at_us, l.end_reason FROM partitions p LEFT JOIN leases l ON l.id = p.lease";
 
 /// Why a partition's registration does not change.
 #[derive(Debug, Error)]
@@ -39,6 +40,8 @@ pub(super) struct PartitionRow {
     pub(super) registration: Registration,
     /// Borrower of the lease that the row names, and when that expires.
     lent: Option<(BorrowerId, Timestamp)>,
+    /// Why that lease ended.
+    end_reason: Option<EndReason>,
 }
 
 impl ResourceDb {
@@ -133,7 +136,9 @@ impl PartitionRow {
             _ => return Err(row.unreadable()),
         };
         let lent = row.take::<Option<_>>()?.zip(row.take()?);
-        Ok(Self { host, id, terms, registration: Registration { version, epoch, state }, lent })
+        let end_reason = row.take::<Option<String>>()?.map(|reason| reason.parse());
+        let end_reason = end_reason.transpose().map_err(|_| row.unreadable())?;
+        Ok(Self { host, id, terms, registration: Registration { version, epoch, state }, lent, end_reason })
     }
 
     /// As its host sees it; none: it is not registered any more.
@@ -167,6 +172,18 @@ fn columns(state: RegistrationState) -> (&'static str, Option<LeaseId>) {
     }
 }
 
+fn happened(was: RegistrationState, is: RegistrationState) -> Happened {
+    match (was, is) {
+        (_, RegistrationState::Withdrawn) => Happened::Withdrawn,
+        (RegistrationState::Lent(_), RegistrationState::Lent(_)) => Happened::LeaseRenewed,
+        (_, RegistrationState::Lent(_)) => Happened::LeaseMade,
+        (_, RegistrationState::AwaitingClean(_)) => Happened::LeaseEnded,
+        (RegistrationState::Withdrawn, RegistrationState::Free) => Happened::Registered,
+        (RegistrationState::AwaitingClean(_), RegistrationState::Free) => Happened::Freed,
+        (RegistrationState::Free | RegistrationState::Lent(_), RegistrationState::Free) => Happened::Changed,
+    }
+}
+
 impl Work<'_> {
     fn insert_partition(
         &mut self,
@@ -179,7 +196,7 @@ impl Work<'_> {
             "INSERT INTO partitions (host, id, terms, version, epoch, state) VALUES ($1, $2, $3, $4, $5, $6)";
         let row = values![host, partition, json(terms)?, version.0, epoch.0, columns(state).0];
         self.sql.execute(insert, row)?;
-        self.announce(host, partition)?.ok_or(StoreError::Lost("partitions"))
+        self.announce(host, partition, Happened::Registered)?.ok_or(StoreError::Lost("partitions"))
     }
 
     /// Stores what the machine decided, on condition that the row is what the machine was shown.
@@ -216,19 +233,24 @@ impl Work<'_> {
         if updated != 1 {
             return Err(StoreError::Lost("partitions"));
         }
-        self.announce(before.host, before.id)
+        self.announce(before.host, before.id, happened(was.state, after.state))
     }
 
-    /// Has the change told to the host and to the search index, once it is durable.
-    fn announce(
+    /// Has the change told to the host, to the search index and to whoever follows events, once it is durable.
+    pub(super) fn announce(
         &mut self,
         host: HostId,
         partition: PartitionId,
+        happened: Happened,
     ) -> Result<Option<RegisteredPartition>, StoreError> {
-        let update = "UPDATE hosts SET revision = revision + 1 WHERE id = $1 RETURNING revision";
-        let revision = self.sql.one(update, values![host], |mut row| row.take())?;
-        let row = find(self.sql, host, partition)?.and_then(PartitionRow::view);
-        self.changes.push(Change { host, revision, partition, row: row.clone() });
-        Ok(row)
+        let update = "UPDATE hosts SET revision = revision + 1 WHERE id = $1 RETURNING revision, lender";
+        let (revision, lender) =
+            self.sql.one(update, values![host], |mut row| Ok((row.take()?, row.take()?)))?;
+        let found = find(self.sql, host, partition)?.ok_or(StoreError::Lost("partitions"))?;
+        let (borrower, end_reason) = (found.lent.map(|(borrower, _)| borrower), found.end_reason);
+        let row = found.view();
+        let shown = row.clone();
+        self.changes.push(Change { happened, host, lender, borrower, end_reason, revision, partition, row });
+        Ok(shown)
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     StoreError,
+    meters::{Metered, Meters},
     sql::Sql,
     work::{OnCommit, Work},
 };
@@ -32,6 +33,7 @@ const READERS_KEPT: usize = 8;
 #[derive(Clone)]
 pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
+    meters: Arc<Meters>,
     readers: Arc<Readers>,
 }
 
@@ -45,11 +47,17 @@ impl Sqlite {
     pub fn open(path: PathBuf, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenError> {
         let connection = open::open_for_writing(&path)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let meters = Arc::new(Meters::default());
+        let counted = Arc::clone(&meters);
         std::thread::Builder::new()
             .name("resource-db".to_owned())
-            .spawn(move || writer::run(connection, queue, &clock, &on_commit))
+            .spawn(move || writer::run(connection, queue, &clock, &on_commit, &counted))
             .map_err(OpenError::Thread)?;
-        Ok(Self { jobs, readers: Arc::new(Readers { path, idle: Mutex::default() }) })
+        Ok(Self { jobs, meters, readers: Arc::new(Readers { path, idle: Mutex::default() }) })
+    }
+
+    pub(super) fn metered(&self) -> Metered {
+        self.meters.read(self.jobs.max_capacity() - self.jobs.capacity())
     }
 
     /// Does `act` in the writer's next transaction; answers once that is durable. A refusal undoes what `act`

@@ -5,7 +5,10 @@ use jiff::Timestamp;
 use super::sql::Sql;
 use crate::{
     api::registry::RegisteredPartition,
-    domain::id::{HostId, PartitionId},
+    domain::{
+        id::{BorrowerId, HostId, LenderId, PartitionId},
+        lease::EndReason,
+    },
 };
 
 /// What a use case works with: all that it does is undone when it refuses.
@@ -17,10 +20,29 @@ pub(super) struct Work<'a> {
     pub(super) changes: &'a mut Vec<Change>,
 }
 
+/// What became of a partition, or of its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    Registered,
+    Changed,
+    Withdrawn,
+    /// It was cleaned after a lease, and is free again.
+    Freed,
+    LeaseMade,
+    LeaseRenewed,
+    LeaseRecalled,
+    LeaseEnded,
+}
+
 /// A partition's row after a transaction; none: it is not registered any more.
 #[derive(Debug, Clone)]
 pub struct Change {
+    pub happened: Happened,
     pub host: HostId,
+    pub lender: LenderId,
+    /// Of the lease that the row names, if it names one.
+    pub borrower: Option<BorrowerId>,
+    pub end_reason: Option<EndReason>,
     /// The host's revision after it: of two changes the one with the higher revision came later.
     pub revision: u64,
     pub partition: PartitionId,

@@ -1,7 +1,7 @@
 //! The writer: one thread, one connection. What waits is done together in one transaction, a savepoint each, and
 //! answered after the commit: so many share one fsync, and none is told of what is not durable.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     super::{
         StoreError,
+        meters::Meters,
         work::{Change, OnCommit, Work},
     },
     Statements,
@@ -65,15 +66,18 @@ pub(super) fn run(
     mut queue: mpsc::Receiver<Job>,
     clock: &Clock,
     on_commit: &OnCommit,
+    meters: &Meters,
 ) {
     while let Some(first) = queue.blocking_recv() {
         let mut changes = Vec::new();
         let mut answers = Vec::new();
+        let started = Instant::now();
         let durable = batch(&mut connection, first, &mut queue, clock, &mut changes, &mut answers);
         let durable = durable.map_err(|error| {
             tracing::error!(%error, uncommitted = answers.len(), "a transaction failed");
             Arc::new(error)
         });
+        meters.committed(answers.len(), started.elapsed());
         if durable.is_ok() && !changes.is_empty() {
             on_commit(changes);
         }
