@@ -18,8 +18,8 @@ done
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
-# libFuzzer is C++. An SSH server for guests, and what logs in to it.
-bash tests/lab/packages.sh g++ dropbear-bin openssh-client
+# libFuzzer is C++. An SSH server for guests, and what logs in to it. The contract tester is a Python program.
+bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv
 
 step "formatting"
 cargo fmt --all --check
@@ -34,6 +34,9 @@ cargo clippy --locked --package sublet-firmware --bins --features pvh --profile 
 
 step "unit tests"
 cargo test --locked --workspace
+
+step "both servers, held to their descriptions"
+timeout 10m bash tests/contract/run.sh
 
 step "fuzz targets, briefly"
 timeout 20m bash vmm/fuzz/run.sh
