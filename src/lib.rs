@@ -17,3 +17,7 @@ pub mod agent;
 
 #[cfg(feature = "registry")]
 pub mod registry;
+
+#[cfg(test)]
+#[cfg(all(feature = "agent", feature = "registry"))]
+mod simulation;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project: formatting, lints, unit tests, and whole-system tests on real guests in the lab.
 # usage: tests/run.sh [--long]
-#   --long   also what takes long: property tests with many more cases
+#   --long   also what takes long: property tests and simulations with many more cases
 # Installs what it needs on a fresh Debian 12 with Rust and a C compiler (as root, or by sudo).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ for argument in "$@"; do
     *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
     esac
 done
-[ "$long" = no ] || export PROPTEST_CASES=20000
+[ "$long" = no ] || export PROPTEST_CASES=20000 SUBLET_SEEDS=3000
 
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 

@@ -59,7 +59,8 @@ impl Context {
 
     /// The host of a lease, as the borrower that holds its key.
     pub(super) fn borrowed_host(&self, lease: &KeptLease) -> Result<AgentClient, CliError> {
-        Ok(AgentClient::trusting(&lease.host_address, Some(lease.key.clone()), &self.trust()?)?.traced(self.request_id))
+        Ok(AgentClient::trusting(&lease.host_address, Some(lease.key.clone()), &self.trust()?)?
+            .traced(self.request_id))
     }
 
     /// Whose word is taken for who a server is.

@@ -14,6 +14,8 @@
 //! registry; one that is lent does not change (law 3). What an event asks the host to do is named by
 //! [`Effect`]s, in order; whoever owns the machine stores state and effects together and then performs them.
 
+pub mod pending;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -159,20 +161,6 @@ pub enum Effect {
     ReportCleaned { lease: LeaseId },
     /// Delete everything of the partition.
     Remove,
-}
-
-impl Effect {
-    /// Whether `before`, which was not done yet, need not be done any more when this is to be done.
-    pub fn retires(&self, before: &Effect) -> bool {
-        match self {
-            Self::Remove => true,
-            Self::DiscardMachine => {
-                matches!(before, Self::PrepareMachine | Self::GuardEnd | Self::BootAgain { .. })
-            }
-            Self::Unregister => matches!(before, Self::Register | Self::AskChange),
-            _ => false,
-        }
-    }
 }
 
 /// A partition after an event, and what there is to do about it.

@@ -24,7 +24,7 @@ pub(super) async fn run(registry: Arc<Registry>) {
 
 impl Registry {
     /// True: it failed, and is to be tried again soon.
-    async fn expire_due(&self) -> bool {
+    pub(crate) async fn expire_due(&self) -> bool {
         // Whatever is made from here on announces itself; all before is seen by the database.
         self.market.next_expiry().send_replace(Timestamp::MAX);
         match self.db.expire_due().await {

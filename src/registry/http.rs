@@ -97,7 +97,7 @@ fn routes() -> OpenApiRouter<Arc<Registry>> {
         .routes(routes!(healthz))
 }
 
-fn router(registry: Arc<Registry>) -> Router {
+pub(crate) fn router(registry: Arc<Registry>) -> Router {
     let metrics = registry.metrics.requests.clone();
     around(Router::from(routes().with_state(registry)), BODY_MAX_BYTES, metrics)
 }

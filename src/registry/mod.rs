@@ -59,7 +59,7 @@ pub struct Settings {
 pub struct Registry {
     settings: Settings,
     clock: Arc<Clock>,
-    db: ResourceDb,
+    pub(crate) db: ResourceDb,
     issuer: KeyIssuer,
     market: Arc<Market>,
     metrics: Metrics,
@@ -98,9 +98,20 @@ pub enum RegistryError {
 impl Registry {
     /// Opens the database, and begins to end leases when their time has come.
     pub async fn start(settings: Settings, shutdown: Shutdown) -> Result<Arc<Self>, RegistryError> {
+        let registry = Self::open(settings, Arc::new(Clock::system()), shutdown).await?;
+        tokio::spawn(expiry::run(Arc::clone(&registry)));
+        tokio::spawn(silence::run(Arc::clone(&registry)));
+        Ok(registry)
+    }
+
+    /// Opens the database; nothing happens yet without being asked for.
+    pub(crate) async fn open(
+        settings: Settings,
+        clock: Arc<Clock>,
+        shutdown: Shutdown,
+    ) -> Result<Arc<Self>, RegistryError> {
         let Location::File(file) = &settings.database;
         let lock = lock(file)?;
-        let clock = Arc::new(Clock::system());
         let metrics = Metrics::new()?;
         let market = Arc::new(Market::new(settings.beat_every, Arc::clone(&clock), metrics.clone()));
         let committed = Arc::clone(&market);
@@ -109,7 +120,7 @@ impl Registry {
         market.begin(db.free_partitions().await?);
         let issuer = KeyIssuer::load(&db).await?;
         let event_readers = Arc::default();
-        let registry = Arc::new(Self {
+        Ok(Arc::new(Self {
             settings,
             clock,
             db,
@@ -119,10 +130,7 @@ impl Registry {
             event_readers,
             shutdown,
             _lock: lock,
-        });
-        tokio::spawn(expiry::run(Arc::clone(&registry)));
-        tokio::spawn(silence::run(Arc::clone(&registry)));
-        Ok(registry)
+        }))
     }
 }
 

@@ -17,24 +17,34 @@ pub struct LeaseClock {
     wall: Clock,
     /// What the registry's clock said at which boot time.
     heard: Mutex<Option<(Timestamp, Duration)>>,
+    boottime: BootTime,
 }
 
 impl Default for LeaseClock {
     fn default() -> Self {
-        Self { wall: Clock::system(), heard: Mutex::default() }
+        Self { wall: Clock::system(), heard: Mutex::default(), boottime: BootTime::Host }
     }
 }
 
 impl LeaseClock {
+    /// By clocks of a test's own.
+    #[cfg(test)]
+    pub fn of(wall: Clock, boottime: BootTime) -> Self {
+        Self { wall, heard: Mutex::default(), boottime }
+    }
+
     /// Takes note of the registry's clock.
     pub fn hear(&self, registry_now: Timestamp) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((registry_now, boottime()));
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((registry_now, self.boottime.now()));
     }
 
     /// The registry's clock; before it was heard of, the host's wall clock.
     pub fn now(&self) -> Timestamp {
         match *self.heard.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((then, at)) => then.saturating_add(boottime().saturating_sub(at)).unwrap_or(Timestamp::MAX),
+            Some((then, at)) => {
+                then.saturating_add(self.boottime.now().saturating_sub(at)).unwrap_or(Timestamp::MAX)
+            }
             None => self.wall.now(),
         }
     }
@@ -47,8 +57,30 @@ impl LeaseClock {
 
     /// `moment` on CLOCK_BOOTTIME, in nanoseconds: what a VMM's `stop_at` is set to.
     pub fn boottime_ns_at(&self, moment: Timestamp) -> u64 {
-        let at = boottime().saturating_add(self.until(moment));
+        let at = self.boottime.now().saturating_add(self.until(moment));
         u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Whose boot time counts.
+#[derive(Debug, Clone)]
+pub enum BootTime {
+    Host,
+    /// That of a host whose second is `speed_ppm` millionths of a test's.
+    #[cfg(test)]
+    Drifting {
+        begun: tokio::time::Instant,
+        speed_ppm: u32,
+    },
+}
+
+impl BootTime {
+    pub fn now(&self) -> Duration {
+        match self {
+            Self::Host => boottime(),
+            #[cfg(test)]
+            Self::Drifting { begun, speed_ppm } => begun.elapsed() * *speed_ppm / 1_000_000,
+        }
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
         id::{BorrowerId, JobId, LeaseId},
         lease::DURATION_MAX_SECONDS,
         lending_key::{self, KeyClaims},
-        partition::{Change, Effect, Event, HostEnd, NotAllowed, State, Transition},
+        partition::{Change, Effect, Event, HostEnd, NotAllowed, State, Transition, pending},
     },
 };
 
@@ -254,10 +254,10 @@ impl Driver {
 
     /// Stores the state after the event, and what there is to do about it.
     pub(super) async fn commit(&mut self, event: Event) -> Result<(), PartitionError> {
-        let Transition { partition, effects } = self.row.partition.clone().apply(event)?;
-        let mut row = PartitionRow { partition, ..self.row.clone() };
-        add(&mut row.effects, effects);
-        self.store(row).await
+        let transition = self.row.partition.clone().apply(event)?;
+        let mut row = self.row.clone();
+        pending::add(&mut row.effects, &transition);
+        self.store(PartitionRow { partition: transition.partition, ..row }).await
     }
 
     /// There is this to do as well.
@@ -322,11 +322,9 @@ impl Driver {
         let mut row = self.row.clone();
         row.effects.remove(at);
         // What has happened to a partition that is further along is of no account.
-        if let Some(Ok(Transition { partition, effects })) =
-            event.map(|event| row.partition.clone().apply(event))
-        {
-            row.partition = partition;
-            add(&mut row.effects, effects);
+        if let Some(Ok(transition)) = event.map(|event| row.partition.clone().apply(event)) {
+            pending::add(&mut row.effects, &transition);
+            row.partition = transition.partition;
         }
         self.store(row).await
     }
@@ -393,14 +391,6 @@ impl Driver {
             State::Scrubbing { clean: false, .. } => Err(NotAllowed::NotReady),
             _ => Ok(()),
         }
-    }
-}
-
-/// Adds what there is to do, and drops what need not be done any more.
-fn add(pending: &mut Vec<Effect>, effects: Vec<Effect>) {
-    for effect in effects {
-        pending.retain(|before| !effect.retires(before));
-        pending.push(effect);
     }
 }
 

@@ -151,10 +151,43 @@ fn a_withdrawal_the_registry_refuses_leaves_the_offer_standing() {
 
 #[test]
 fn what_is_undone_again_need_not_be_done() {
-    assert!(Effect::Unregister.retires(&Effect::Register));
-    assert!(Effect::DiscardMachine.retires(&Effect::PrepareMachine));
-    assert!(!Effect::DiscardMachine.retires(&Effect::Wipe));
-    assert!(!Effect::PrepareMachine.retires(&Effect::DiscardMachine));
+    let mut pending = vec![Effect::PrepareMachine, Effect::Register, Effect::Wipe];
+    let withdrawn = after_events([Event::Offer]).apply(Event::Withdraw).unwrap();
+    pending::add(&mut pending, &withdrawn);
+    assert_eq!(pending, [Effect::PrepareMachine, Effect::Wipe, Effect::Unregister]);
+    pending::add(&mut pending, &withdrawn.partition.apply(Event::Unregistered).unwrap());
+    assert_eq!(pending, [Effect::Wipe, Effect::DiscardMachine]);
+}
+
+/// Else its refusal would hold up for ever what comes after it.
+#[test]
+fn a_withdrawal_that_the_registry_does_not_follow_is_not_asked_for_again() {
+    let withdrawing = offered().apply(Event::Withdraw).unwrap();
+    let mut pending = Vec::new();
+    pending::add(&mut pending, &withdrawing);
+    pending::add(&mut pending, &withdrawing.partition.apply(Event::StillRegistered).unwrap());
+    assert_eq!(pending, [Effect::PrepareMachine]);
+}
+
+/// The registry refuses to forget what it believes to be unclean.
+#[test]
+fn a_report_does_not_wait_for_a_question() {
+    let mut pending = Vec::new();
+    let withdrawing = offered().apply(Event::Withdraw).unwrap();
+    pending::add(&mut pending, &withdrawing);
+    let over = Event::LeaseOver { lease: Some(lease(3).lease), epoch: Epoch(3) };
+    pending::add(&mut pending, &withdrawing.partition.apply(over).unwrap());
+    assert_eq!(pending, [Effect::ReportCleaned { lease: lease(3).lease }, Effect::Unregister]);
+}
+
+#[test]
+fn a_report_that_is_still_to_be_made_is_made_once() {
+    let mut pending = Vec::new();
+    for _ in 0..3 {
+        let over = Event::LeaseOver { lease: Some(lease(3).lease), epoch: Epoch(3) };
+        pending::add(&mut pending, &offered().apply(over).unwrap());
+    }
+    assert_eq!(pending, [Effect::ReportCleaned { lease: lease(3).lease }]);
 }
 
 fn an_event() -> impl Strategy<Value = Event> {

@@ -1,0 +1,196 @@
+//! What must hold whatever happens, looked at by a connection of its own to the registry's database.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+
+use super::{
+    borrower::Borrower,
+    driver::CLOCK_TOLERANCE_NS,
+    host::Host,
+    network::PATIENCE,
+    registry::{RegistryProcess, at_once},
+};
+use crate::{
+    agent::partition::table::{PartitionRow, Reports},
+    api::registry::{Lease, LendingState, RegisteredPartition},
+    domain::{
+        id::{BorrowerId, HostId, LeaseId, PartitionId},
+        partition::{OpenLease, State},
+        terms::{Epoch, TermsVersion},
+    },
+    registry::resource_db::{Page, ResourceDb},
+};
+
+/// By how much a host's notion of the registry's clock may be wrong: what it heard was on its way for as long as it waits
+/// for an answer, its own time goes by a little slower, and a smaller difference is not put right.
+const CLOCK_ERROR: Duration =
+    PATIENCE.saturating_add(Duration::from_nanos(CLOCK_TOLERANCE_NS)).saturating_add(Duration::from_secs(1));
+
+pub(super) struct Laws {
+    registry: Rc<RegistryProcess>,
+    db: ResourceDb,
+    /// The latest epoch that a key opened each partition with.
+    opened: RefCell<BTreeMap<PartitionId, Epoch>>,
+    /// What the registry's rows were at last.
+    rows: RefCell<BTreeMap<PartitionId, (Epoch, TermsVersion)>>,
+    pub(super) leases_opened: Cell<u64>,
+}
+
+impl Laws {
+    pub(super) fn new(registry: &Rc<RegistryProcess>) -> Rc<Self> {
+        Rc::new(Self {
+            registry: Rc::clone(registry),
+            db: registry.another_connection(),
+            opened: RefCell::default(),
+            rows: RefCell::default(),
+            leases_opened: Cell::new(0),
+        })
+    }
+
+    fn registered(&self, host: HostId) -> BTreeMap<PartitionId, RegisteredPartition> {
+        let register = at_once(self.db.host_register(host)).unwrap();
+        register.partitions.into_iter().map(|row| (row.partition, row)).collect()
+    }
+
+    fn lease(&self, open: &OpenLease) -> Lease {
+        at_once(self.db.lease(open.borrower, open.lease)).unwrap().expect("law 6: the lease is there")
+    }
+
+    /// A host has stored a row.
+    pub(super) fn stored(&self, host: &Host, before: &PartitionRow, after: &PartitionRow) {
+        match (before.partition.lease(), after.partition.lease()) {
+            (None, Some(open)) => self.opens(host, after, open),
+            (Some(earlier), Some(later)) => {
+                assert_eq!(earlier, later, "law 1: a second lease while one is open");
+                assert_eq!(before.partition.terms, after.partition.terms, "law 3: changed while lent");
+                assert_eq!(
+                    before.partition.host_cpus, after.partition.host_cpus,
+                    "law 3: changed while lent"
+                );
+            }
+            (_, None) => {}
+        }
+        assert!(after.partition.least_epoch >= before.partition.least_epoch, "law 4: an epoch went back");
+    }
+
+    fn opens(&self, host: &Host, row: &PartitionRow, open: &OpenLease) {
+        let latest = self.opened.borrow_mut().insert(row.id, open.epoch);
+        assert!(latest < Some(open.epoch), "law 4: {latest:?} was open, then {open:?}");
+        let lease = self.lease(open);
+        let (leased, opened) = (lease.terms.allocation, row.partition.terms.allocation);
+        assert_eq!(leased, opened, "law 3: the borrower was shown another allocation");
+        let registered = self.registered(host.id);
+        let state = registered.get(&row.id).map(|view| view.state.clone());
+        let is_of = |state| match state {
+            LendingState::Lent { lease, .. } | LendingState::AwaitingClean { lease } => lease == open.lease,
+            LendingState::Free => false,
+        };
+        assert!(state.clone().is_some_and(is_of), "law 4: {open:?} opens what is {state:?}");
+        self.leases_opened.set(self.leases_opened.get() + 1);
+    }
+
+    /// Looks at everything.
+    pub(super) fn look(&self, hosts: &[Rc<Host>]) {
+        hosts.iter().for_each(|host| self.look_at(host));
+    }
+
+    fn look_at(&self, host: &Host) {
+        let registered = self.registered(host.id);
+        let mut rows = self.rows.borrow_mut();
+        for view in registered.values() {
+            let now = (view.epoch, view.version);
+            let before = rows.insert(view.partition, now).unwrap_or(now);
+            assert!(before.0 <= now.0 && before.1 <= now.1, "laws 4 and 6: {before:?} became {now:?}");
+        }
+        for (partition, machine) in host.machines.borrow().iter() {
+            if let Some((lease, _)) = machine.guest {
+                self.guest_runs(host, *partition, lease);
+            }
+        }
+    }
+
+    /// Law 5.
+    fn guest_runs(&self, host: &Host, partition: PartitionId, lease: LeaseId) {
+        let row = host.rows().into_iter().find(|row| row.id == partition);
+        let open = row.as_ref().and_then(|row| row.partition.lease()).filter(|open| open.lease == lease);
+        // Else its end is stored, and the machine is being discarded.
+        let Some(open) = open else { return };
+        let late = self.registry.now().duration_since(open.expires_at);
+        let allowed = SignedDuration::try_from(CLOCK_ERROR).unwrap();
+        assert!(late <= allowed, "law 5: a guest of {open:?} runs {late:?} past its end");
+    }
+
+    /// Whether everything has come to rest: each lease settled, each partition on offer again, and host and registry of
+    /// one opinion. What is not, where something is not.
+    pub(super) fn unrest(&self, hosts: &[Rc<Host>]) -> Option<String> {
+        let active = at_once(self.db.active_leases()).unwrap();
+        if active > 0 {
+            return Some(format!("{active} leases run"));
+        }
+        hosts.iter().find_map(|host| self.unrest_at(host))
+    }
+
+    fn unrest_at(&self, host: &Host) -> Option<String> {
+        if at_once(host.table.reports()).unwrap() != Reports::default() {
+            return Some("the host has something to tell".to_owned());
+        }
+        let mut registered = self.registered(host.id);
+        for row in host.rows() {
+            let view = registered.remove(&row.id);
+            let agree = view.as_ref().is_some_and(|view| {
+                view.state == LendingState::Free
+                    && view.terms == row.partition.terms
+                    && Some(view.version) == row.partition.version
+                    && view.epoch < row.partition.least_epoch.max(Epoch(1))
+            });
+            let at_rest = row.partition.state == State::Offered { change: None } && row.effects.is_empty();
+            if !(agree && at_rest) {
+                return Some(format!("{row:?}\nat the registry: {view:?}"));
+            }
+        }
+        assert!(registered.is_empty(), "the registry has what no host has: {registered:?}");
+        None
+    }
+
+    /// Laws 1, 6 and 7, when everything has come to rest: all that was told, and nothing that was not.
+    pub(super) fn settle(&self, borrowers: &[Rc<Borrower>]) {
+        for borrower in borrowers {
+            let notebook = borrower.notebook.borrow();
+            let Some(id) = notebook.granted.values().next().map(|lease| lease.borrower) else { continue };
+            let leases = self.leases(id);
+            let (told, kept): (Vec<_>, Vec<_>) =
+                (notebook.granted.keys().copied().collect(), leases.keys().copied().collect());
+            assert_eq!(told, kept, "law 6: leases that were acknowledged, and those there are");
+            for (lease, ended) in &notebook.ended {
+                assert_eq!(&leases[lease], ended, "law 6: an end changed");
+            }
+            self.settle_bill(id, &leases);
+        }
+    }
+
+    fn leases(&self, borrower: BorrowerId) -> BTreeMap<LeaseId, Lease> {
+        let all = Page { before: None, limit: 10_000 };
+        let leases = at_once(self.db.leases(borrower, all)).unwrap();
+        leases.into_iter().map(|lease| (lease.id, lease)).collect()
+    }
+
+    /// Law 7: each lease is charged once, and what is charged is paid on.
+    fn settle_bill(&self, borrower: BorrowerId, leases: &BTreeMap<LeaseId, Lease>) {
+        let all = Page { before: None, limit: 10_000 };
+        let rows = at_once(self.db.charges(borrower, all)).unwrap();
+        let mut charged: Vec<_> = rows.iter().map(|(_, row)| row.lease).collect();
+        charged.sort();
+        assert_eq!(charged, leases.keys().copied().collect::<Vec<_>>(), "law 7: each lease is charged once");
+        for (_, row) in rows {
+            let end = leases[&row.lease].end.as_ref().expect("no lease runs");
+            assert_eq!(row.charge, end.charge, "law 7");
+            assert_eq!(row.charge.0, row.payment.0 + row.fee.0, "law 7");
+        }
+    }
+}
