@@ -9,6 +9,7 @@ use sublet::{
         registry::{Lease, LeaseGranted, Leases, Ledger, LedgerRow},
         secret::Secret,
     },
+    client::bare,
     domain::{id::LeaseId, ledger::Billing, money::Price},
 };
 
@@ -45,8 +46,7 @@ async fn list<P: DeserializeOwned, T>(
     let mut url: Url = format!("{}{path}?limit=1000", server.address()).parse().unwrap();
     let mut read = Vec::new();
     loop {
-        let answer =
-            reqwest::Client::new().get(url.clone()).bearer_auth(token.reveal()).send().await.unwrap();
+        let answer = bare().unwrap().get(url.clone()).bearer_auth(token.reveal()).send().await.unwrap();
         let (rows, next) = part(answer.error_for_status().unwrap().json().await.unwrap());
         read.extend(rows);
         let Some(next) = next else { return read };
