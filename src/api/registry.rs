@@ -131,7 +131,7 @@ pub struct HeartbeatReply {
     pub now: Timestamp,
     /// Grows whenever something below changes.
     pub revision: u64,
-    /// The host is hidden when nothing is heard of it for three times this long, in milliseconds.
+    /// The host is hidden when nothing is heard of it for two and a half times this long, in milliseconds.
     pub beat_every_ms: u64,
     /// All of the host's partitions that are registered; one that is missing is not.
     pub partitions: Vec<RegisteredPartition>,

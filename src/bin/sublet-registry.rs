@@ -67,7 +67,7 @@ struct Serve {
     /// The registry's share of each charge, in millionths
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     fee_millionths: u32,
-    /// How often hosts are to be heard; one that is silent for three times this long is not offered
+    /// How often hosts are to be heard; one that is silent for two and a half times this long is not offered
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     beat_every_ms: u64,
 }

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use crate::domain::id::{HostId, LenderId};
 
-/// A host is hidden after so many beats without a word.
-const BEATS_MISSED: u32 = 3;
+/// A host is hidden after so many half beats without a word: with the two beats that may get lost, the third that comes
+/// too late, and the look that notices it, within three beats.
+const HALF_BEATS_MISSED: u32 = 5;
 
 pub(super) struct HostsHeard {
     beat_every: Duration,
@@ -86,7 +87,7 @@ impl HostsHeard {
     }
 
     fn silent_after(&self) -> Duration {
-        self.beat_every * BEATS_MISSED
+        self.beat_every * HALF_BEATS_MISSED / 2
     }
 }
 
@@ -123,13 +124,13 @@ mod tests {
     const BEAT: Duration = Duration::from_secs(5);
 
     #[test]
-    fn a_host_is_silent_until_it_is_heard_and_again_after_three_beats() {
+    fn a_host_is_silent_until_it_is_heard_and_again_after_two_beats_and_a_half() {
         let hosts = HostsHeard::new(BEAT);
         let (host, other, start) = (HostId(Uuid::nil()), HostId(Uuid::max()), Instant::now());
         assert!(!hosts.at(start).contains(host));
         hosts.heard(host, start);
-        assert!(hosts.at(start + 3 * BEAT).contains(host));
-        assert!(!hosts.at(start + 3 * BEAT + Duration::from_nanos(1)).contains(host));
+        assert!(hosts.at(start + 5 * BEAT / 2).contains(host));
+        assert!(!hosts.at(start + 5 * BEAT / 2 + Duration::from_nanos(1)).contains(host));
         assert!(!hosts.at(start).contains(other));
         assert_eq!(hosts.at(start).count(), 1);
     }
@@ -141,8 +142,8 @@ mod tests {
         assert!(hosts.heard(host, start), "it is to be shown");
         assert_eq!((hosts.settle(host, start), hosts.settle(host, start)), (Some(true), None));
         assert!(!hosts.heard(host, start + BEAT), "it is shown");
-        assert_eq!(hosts.fallen_silent(start + 4 * BEAT), []);
-        let late = start + 5 * BEAT;
+        assert_eq!(hosts.fallen_silent(start + 3 * BEAT), []);
+        let late = start + 4 * BEAT;
         assert_eq!(hosts.fallen_silent(late), [host]);
         assert_eq!((hosts.settle(host, late), hosts.fallen_silent(late)), (Some(false), vec![]));
     }

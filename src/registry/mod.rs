@@ -51,7 +51,7 @@ pub struct Settings {
     pub database: Location,
     /// The registry's share of each charge; it is written into the leases made from now on.
     pub fee_rate: FeeRate,
-    /// How often a host says that it lives; after three times this long without a word it is hidden.
+    /// How often a host says that it lives; after two and a half times this long without a word it is hidden.
     pub beat_every: Duration,
 }
 
