@@ -23,6 +23,8 @@ case $magic in
         exit 1
         ;;
 esac
-# The last four bytes of the payload are its unpacked length, no part of the compressed stream.
-tail -c "+$((start + 1))" "$vmlinuz" | { head -c "$((payload_length - 4))" && cat >/dev/null; } | $unpack >"$output.new"
+# The last four bytes of the payload are its unpacked length, no part of the compressed stream. Zeroes become holes, which
+# a VMM need not copy.
+tail -c "+$((start + 1))" "$vmlinuz" | { head -c "$((payload_length - 4))" && cat >/dev/null; } | $unpack |
+    dd of="$output.new" bs=4k iflag=fullblock conv=sparse status=none
 mv "$output.new" "$output"

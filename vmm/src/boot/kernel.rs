@@ -12,7 +12,7 @@ use vm_memory::GuestAddress;
 
 use crate::{
     arch::{layout, x86_64::registers::EntryPoint},
-    boot::low_ram_end,
+    boot::{low_ram_end, sparse::Sparse},
     memory::GuestMemory,
 };
 
@@ -72,7 +72,7 @@ pub struct Kernel {
     pub header: setup_header,
 }
 
-/// Reads a kernel straight into the guest's memory.
+/// Reads a kernel straight into the guest's memory, which must be zero where the file has holes.
 pub fn load(memory: &GuestMemory, file: &mut File) -> Result<Kernel, KernelError> {
     let kernel = match format(file)? {
         Format::Elf => load_elf(memory, file)?,
@@ -136,7 +136,8 @@ fn check_segments(file: &File, header: &[u8; ELF_HEADER_BYTES]) -> Result<(), Ke
 
 fn load_elf(memory: &GuestMemory, file: &mut File) -> Result<Kernel, KernelError> {
     let high_memory = GuestAddress(layout::HIGH_MEMORY_START);
-    let loaded = Elf::load(memory, None, file, Some(high_memory)).map_err(KernelError::Load)?;
+    let loaded =
+        Elf::load(memory, None, &mut Sparse(file), Some(high_memory)).map_err(KernelError::Load)?;
     let header = setup_header {
         boot_flag: BOOT_FLAG,
         header: u32::from_le_bytes(BZIMAGE_MAGIC),

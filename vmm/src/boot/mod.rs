@@ -6,6 +6,7 @@
 
 mod files;
 pub mod kernel;
+mod sparse;
 pub mod zero_page;
 
 use std::fs::File;
