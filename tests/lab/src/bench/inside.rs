@@ -5,11 +5,12 @@ mod cpu;
 pub mod disk;
 mod net;
 mod peer;
+mod spent;
 mod vmm;
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -102,11 +103,11 @@ impl Task {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reading {
-    /// `cold`: from the VMM's start; `prepared`: from the boot request to a prepared machine. Both to the moment at
-    /// which the guest's end is known. A peer has no prepared machines.
+    /// `cold_s`: from the VMM's start to the moment at which the guest's end is known.
     Boot {
         cold_s: f64,
-        prepared_s: Option<f64>,
+        /// A peer has no prepared machines.
+        prepared: Option<Prepared>,
     },
     /// Private memory beyond the guest's.
     Memory {
@@ -124,6 +125,15 @@ pub enum Reading {
         guest: Speeds,
         host: Speeds,
     },
+}
+
+/// A boot as seen from the request to a prepared machine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// To the moment at which the guest's end is known.
+    pub exit_s: f64,
+    /// What the host's CPUs spend on the request, here and in the VMM, until the boot CPU is let into the guest.
+    pub call_cpu_s: f64,
 }
 
 /// One stream's time between guest and host, and that of the same within the host right before.
@@ -153,12 +163,15 @@ pub enum ReadingError {
     Stream(#[source] io::Error),
     #[error("{0:?} is none of a process's memory")]
     Smaps(String),
+    #[error("{0:?} is none of a thread's time")]
+    Schedstat(String),
 }
 
 pub fn perform(task: &Task) -> Result<Reading, ReadingError> {
     match task {
         Task::Boot { guest, peer } => {
-            read_once(guest)?;
+            let program = peer.as_ref().map_or(Path::new(crate::inside::VMM), |peer| &peer.program);
+            read_once(guest, program)?;
             peer.as_ref().map_or_else(|| vmm::boot(guest), |peer| peer::boot(peer, guest))
         }
         Task::Memory { guest, peer: None } => vmm::memory(guest),
@@ -169,10 +182,10 @@ pub fn perform(task: &Task) -> Result<Reading, ReadingError> {
     }
 }
 
-/// Has the host's kernel hold the guest's files, so that no VMM is charged for the host's disk.
-fn read_once(guest: &Guest) -> Result<(), ReadingError> {
+/// Has the host's kernel hold the guest's files and the VMM's program, so that no VMM is charged for the host's disk.
+fn read_once(guest: &Guest, program: &Path) -> Result<(), ReadingError> {
     let (kernel, initrd) = guest.kernel.files();
-    for path in [kernel, initrd] {
+    for path in [kernel, initrd, program.into()] {
         let read = File::open(&path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
         read.map_err(|error| ReadingError::File(path, error))?;
     }

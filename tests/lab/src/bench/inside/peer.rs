@@ -73,7 +73,7 @@ pub(super) fn boot(peer: &Peer, guest: &Guest) -> Result<Reading, ReadingError> 
     if !status.success() {
         return Err(ReadingError::Failed(peer.program.clone(), console()));
     }
-    Ok(Reading::Boot { cold_s, prepared_s: None })
+    Ok(Reading::Boot { cold_s, prepared: None })
 }
 
 /// A guest that sleeps once its init runs.
