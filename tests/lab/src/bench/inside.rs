@@ -81,8 +81,8 @@ impl Kernel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
-    /// A guest that ends as soon as its init runs, under our VMM or a peer.
-    Boot { guest: Guest, peer: Option<Peer> },
+    /// A guest that ends as soon as its init runs, under our VMM or a peer; with these kernel options, where there are any.
+    Boot { guest: Guest, peer: Option<Peer>, options: String },
     /// A VMM's private memory while its guest, once at init, sleeps.
     Memory { guest: Guest, peer: Option<Peer> },
     /// A loop of so many rounds, in a guest and beside it.
@@ -169,10 +169,13 @@ pub enum ReadingError {
 
 pub fn perform(task: &Task) -> Result<Reading, ReadingError> {
     match task {
-        Task::Boot { guest, peer } => {
+        Task::Boot { guest, peer, options } => {
             let program = peer.as_ref().map_or(Path::new(crate::inside::VMM), |peer| &peer.program);
             read_once(guest, program)?;
-            peer.as_ref().map_or_else(|| vmm::boot(guest), |peer| peer::boot(peer, guest))
+            match peer {
+                None => vmm::boot(guest, options),
+                Some(peer) => peer::boot(peer, guest, options),
+            }
         }
         Task::Memory { guest, peer: None } => vmm::memory(guest),
         Task::Memory { guest, peer: Some(peer) } => peer::memory(peer, guest),
@@ -221,7 +224,7 @@ mod tests {
     fn a_task_is_understood_on_the_other_side() {
         let guest = Guest { kernel: Kernel::Elf, vcpus: 1, memory_mib: 256 };
         let peer = Some(Peer { kind: PeerKind::Firecracker, program: "/root/firecracker".into() });
-        let task = Task::Boot { guest, peer };
+        let task = Task::Boot { guest, peer, options: String::new() };
         assert_eq!(serde_json::from_str::<Task>(&task.to_argument()).unwrap(), task);
     }
 }

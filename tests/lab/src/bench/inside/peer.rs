@@ -65,9 +65,9 @@ fn console() -> String {
 }
 
 /// From the start of its process to its end.
-pub(super) fn boot(peer: &Peer, guest: &Guest) -> Result<Reading, ReadingError> {
+pub(super) fn boot(peer: &Peer, guest: &Guest, options: &str) -> Result<Reading, ReadingError> {
     let started = Instant::now();
-    let mut child = start(peer, guest, reset(peer.kind))?;
+    let mut child = start(peer, guest, &format!("{options} {}", reset(peer.kind)))?;
     let status = child.wait().map_err(|error| ReadingError::Run(peer.program.clone(), error))?;
     let cold_s = started.elapsed().as_secs_f64();
     if !status.success() {

@@ -121,11 +121,11 @@ fn launch(config: &MachineConfig) -> Result<(), ReadingError> {
 }
 
 /// A guest whose first program resets the machine.
-pub(super) fn boot(guest: &Guest) -> Result<Reading, ReadingError> {
+pub(super) fn boot(guest: &Guest, options: &str) -> Result<Reading, ReadingError> {
     let started = Instant::now();
     let mut machine = Machine::prepare(&Machine::config(guest))?;
     let prepared = Instant::now();
-    let (booted, call_cpu) = spent_on_call(&mut machine, guest)?;
+    let (booted, call_cpu) = spent_on_call(&mut machine, guest, options)?;
     machine.end(booted)?;
     let ended = Instant::now();
     Ok(Reading::Boot {
@@ -139,10 +139,14 @@ pub(super) fn boot(guest: &Guest) -> Result<Reading, ReadingError> {
 
 /// Boots, and tells what CPU time that took of the host. The VMM answers when it has let the boot CPU go; what that spends
 /// on its registers before it is in the guest is not told apart from the guest's time.
-fn spent_on_call(machine: &mut Machine, guest: &Guest) -> Result<(Status, Duration), ReadingError> {
+fn spent_on_call(
+    machine: &mut Machine,
+    guest: &Guest,
+    options: &str,
+) -> Result<(Status, Duration), ReadingError> {
     let vmm = machine.process()?;
     let before = spent::by_this_thread()? + spent::beside_vcpus(vmm)?;
-    let booted = machine.boot(guest, "reboot=k rdinit=/bin/reboot -- -f")?;
+    let booted = machine.boot(guest, &format!("{options} reboot=k rdinit=/bin/reboot -- -f"))?;
     let after = spent::by_this_thread()? + spent::beside_vcpus(vmm)?;
     Ok((booted, after - before))
 }
