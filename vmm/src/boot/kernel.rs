@@ -136,8 +136,7 @@ fn check_segments(file: &File, header: &[u8; ELF_HEADER_BYTES]) -> Result<(), Ke
 
 fn load_elf(memory: &GuestMemory, file: &mut File) -> Result<Kernel, KernelError> {
     let high_memory = GuestAddress(layout::HIGH_MEMORY_START);
-    let loaded =
-        Elf::load(memory, None, &mut Sparse(file), Some(high_memory)).map_err(KernelError::Load)?;
+    let loaded = Elf::load(memory, None, &mut Sparse(file), Some(high_memory)).map_err(KernelError::Load)?;
     let header = setup_header {
         boot_flag: BOOT_FLAG,
         header: u32::from_le_bytes(BZIMAGE_MAGIC),

@@ -46,10 +46,7 @@ impl Sparse<'_> {
     }
 
     /// Reads or passes over the stretch that comes next, or what of it fits. Bytes; zero at the file's end.
-    fn advance<B: BitmapSlice>(
-        &mut self,
-        into: &VolatileSlice<'_, B>,
-    ) -> Result<usize, VolatileMemoryError> {
+    fn advance<B: BitmapSlice>(&mut self, into: &VolatileSlice<'_, B>) -> Result<usize, VolatileMemoryError> {
         let at = self.0.stream_position().map_err(VolatileMemoryError::IOError)?;
         let fits = |bytes: u64| bytes.min(into.len() as u64);
         let (next, read) = match self.stretch(at).map_err(VolatileMemoryError::IOError)? {

@@ -92,11 +92,12 @@ pub fn write_tables(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     for gib in 0..MAPPED_GIB {
         let directory = tables(2 + gib);
         memory.write_obj(directory | PAGE_PRESENT_WRITABLE, GuestAddress(tables(1) + gib * 8))?;
-        for entry in 0..ENTRIES {
+        let entries = (0..ENTRIES).flat_map(|entry| {
             let page = (gib * ENTRIES + entry) * LARGE_PAGE_SIZE;
-            let value = page | PAGE_PRESENT_WRITABLE | PAGE_LARGE;
-            memory.write_obj(value, GuestAddress(directory + entry * 8))?;
-        }
+            (page | PAGE_PRESENT_WRITABLE | PAGE_LARGE).to_le_bytes()
+        });
+        // At once: two thousand single writes would take longer than all else that a boot writes here.
+        memory.write_slice(&entries.collect::<Vec<_>>(), GuestAddress(directory))?;
     }
     Ok(())
 }
