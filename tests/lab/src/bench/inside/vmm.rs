@@ -145,10 +145,12 @@ fn spent_on_call(
     options: &str,
 ) -> Result<(Status, Duration), ReadingError> {
     let vmm = machine.process()?;
-    let before = spent::by_this_thread()? + spent::beside_vcpus(vmm)?;
+    // This thread's own time is read last before and first after: to read the others' costs time, too.
+    let theirs = spent::beside_vcpus(vmm)?;
+    let ours = spent::by_this_thread()?;
     let booted = machine.boot(guest, &format!("{options} reboot=k rdinit=/bin/reboot -- -f"))?;
-    let after = spent::by_this_thread()? + spent::beside_vcpus(vmm)?;
-    Ok((booted, after - before))
+    let ours = spent::by_this_thread()? - ours;
+    Ok((booted, ours + spent::beside_vcpus(vmm)? - theirs))
 }
 
 /// A guest that sleeps once its init runs.
