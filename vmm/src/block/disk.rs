@@ -17,7 +17,7 @@ use rustix::fs::{
 use sublet_vmm_protocol::DiskConfig;
 use thiserror::Error;
 
-use super::SECTOR_SIZE;
+use super::{SECTOR_SIZE, device_limits::DeviceLimits};
 
 /// Largest block of a disk; larger ones than a page no guest takes.
 const BLOCK_MAX: u32 = 4096;
@@ -58,6 +58,8 @@ pub struct Shape {
     pub memory_alignment: u32,
     /// Accesses of multiples of this many bytes are efficient.
     pub preferred: u32,
+    /// What longer accesses are cut into; none where that does not matter, or is not told.
+    pub device: Option<DeviceLimits>,
 }
 
 /// An open disk. Its size is what it was when it was opened.
@@ -198,7 +200,9 @@ fn shape(file: &File, metadata: &Metadata, config: &DiskConfig) -> io::Result<Sh
         true => direct_alignment(file, metadata)?,
         false => (SECTOR_SIZE as u32, 1),
     };
-    Ok(Shape { block, memory_alignment, preferred: preferred.max(block) })
+    let number = if metadata.file_type().is_block_device() { metadata.rdev() } else { metadata.dev() };
+    let device = config.direct.then(|| DeviceLimits::of(number)).flatten();
+    Ok(Shape { block, memory_alignment, preferred: preferred.max(block), device })
 }
 
 /// Alignment that O_DIRECT asks for, on the disk and in memory. Kernels before 6.1, and some file systems, do not say.

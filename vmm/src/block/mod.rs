@@ -5,6 +5,7 @@
 //! many at once through io_uring, or one after another where the kernel has none.
 
 pub mod buffers;
+pub mod device_limits;
 pub mod disk;
 pub mod engine;
 pub mod io;

@@ -7,7 +7,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::request::{SEGMENT_BYTES_LIMIT, SEGMENTS_LIMIT, ZERO_RANGES_LIMIT, ZERO_SECTORS_LIMIT};
 use crate::{
-    block::{SECTOR_SIZE, disk::Disk},
+    block::{SECTOR_SIZE, device_limits::DeviceLimits, disk::Disk},
     devices::virtio::{COMMON_FEATURES, DeviceIdentity},
 };
 
@@ -19,6 +19,8 @@ pub const QUEUE_SIZE: u16 = 256;
 pub const CONFIG_BYTES: usize = 60;
 /// Largest physical block that is told: what a page cache reads and writes at least.
 const PHYSICAL_BLOCK_MAX: u32 = 4096;
+/// A guest's page.
+const PAGE_BYTES: u32 = 4096;
 
 const BOTH: u64 = COMMON_FEATURES
     | 1 << VIRTIO_BLK_F_SIZE_MAX
@@ -43,8 +45,9 @@ pub fn config(disk: &Disk, queues: u16) -> [u8; CONFIG_BYTES] {
     let mut config = [0; CONFIG_BYTES];
     let mut put = |offset: usize, bytes: &[u8]| config[offset..offset + bytes.len()].copy_from_slice(bytes);
     put(0, &disk.sectors().to_le_bytes());
-    put(8, &SEGMENT_BYTES_LIMIT.to_le_bytes());
-    put(12, &(SEGMENTS_LIMIT as u32).to_le_bytes());
+    let (segments, segment_bytes) = segment_limits(shape.device);
+    put(8, &segment_bytes.to_le_bytes());
+    put(12, &segments.to_le_bytes());
     // No geometry.
     put(20, &shape.block.to_le_bytes());
     // Physical block as a power of two of blocks, and no misalignment; minimal and optimal I/O.
@@ -62,4 +65,28 @@ pub fn config(disk: &Disk, queues: u16) -> [u8; CONFIG_BYTES] {
         // And they never unmap.
     }
     config
+}
+
+/// Most buffers of data in one request, and bytes of the longest: what both this device and the one under the disk take,
+/// so that no request is cut by the host. A buffer may be a page at least, whatever the disk's device says.
+fn segment_limits(device: Option<DeviceLimits>) -> (u32, u32) {
+    let own = DeviceLimits { segments: SEGMENTS_LIMIT as u32, segment_bytes: SEGMENT_BYTES_LIMIT };
+    let under = device.unwrap_or(own);
+    (under.segments.clamp(1, own.segments), under.segment_bytes.clamp(PAGE_BYTES, own.segment_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_told_the_stricter_limits_of_its_disk_and_of_the_device_under_it() {
+        let own = (SEGMENTS_LIMIT as u32, SEGMENT_BYTES_LIMIT);
+        assert_eq!(segment_limits(None), own);
+        for (segments, segment_bytes, told) in
+            [(128, 65536, (128, 65536)), (4096, u32::MAX, own), (0, 512, (1, PAGE_BYTES))]
+        {
+            assert_eq!(segment_limits(Some(DeviceLimits { segments, segment_bytes })), told);
+        }
+    }
 }

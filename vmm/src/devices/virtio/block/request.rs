@@ -17,9 +17,9 @@ use crate::{
     memory::GuestMemory,
 };
 
-/// Most buffers of data in one request; the device says so to the driver.
+/// Most buffers of data in one request; the device says so, or less, to the driver.
 pub const SEGMENTS_LIMIT: usize = 254;
-/// Longest buffer of data in one request, in bytes; the device says so to the driver.
+/// Longest buffer of data in one request, in bytes; the device says so, or less, to the driver.
 pub const SEGMENT_BYTES_LIMIT: u32 = 128 * 1024;
 /// Most ranges in one request to discard or to write zeroes; the device says so to the driver.
 pub const ZERO_RANGES_LIMIT: usize = 8;
