@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sublet_lab::{initrd::add_programs, inside};
 use sublet_vmm_protocol::{
     DiskConfig, DiskEngine, DiskLimits, Ended, MachineState, PROTOCOL_VERSION, RateLimit, Request, RngConfig,
     Stopped,
 };
 
-use crate::vmm::{Image, MODULES, Vmm, disk, launch, machine};
+use crate::vmm::{Image, MODULES, Source, Vmm, disk, launch, machine};
 
 const MIB: u64 = 1 << 20;
 const VERSION: u32 = PROTOCOL_VERSION;
@@ -93,6 +94,61 @@ fn a_disk_past_the_page_cache_works_the_same() {
     let console = vmm.console();
     assert!(console.contains("same") && console.contains("block "), "{console}");
     assert!(fs::read(&direct.path).unwrap().starts_with(b"\x7fELF"));
+}
+
+#[test]
+fn what_a_guest_writes_zeroes_to_is_zero_and_stays_allocated() {
+    // One whose file system can zero a range, and one in memory, whose cannot.
+    let (on_disk, in_memory) = (full_disk("zeroed", 4 * MIB), disk("zeroed", 4 * MIB));
+    fs::write(&in_memory.path, vec![7; 4 << 20]).unwrap();
+    let mut config = machine(1);
+    config.disks = vec![on_disk.clone(), in_memory.clone()];
+    let initrd = PathBuf::from(format!("/run/{}.initrd", config.name));
+    let mut vmm = Vmm::prepare(config);
+    let source = Image::Elf612.running(&format!(
+        "{MODULES}; for d in vda vdb; do zero zero /dev/$d {MIB} {} && echo $d did; done; poweroff -f",
+        2 * MIB
+    ));
+    let program = fs::read(inside::HOST_PROGRAM).unwrap();
+    add_programs(&source.initrd, &[("bin/zero", &program)], &initrd).unwrap();
+    vmm.boot(Source { initrd, ..source });
+    assert_eq!(vmm.end(), Ended::PoweredOff);
+    let console = vmm.console();
+    assert!(console.contains("vda did") && console.contains("vdb did"), "{console}");
+    for path in [&on_disk.path, &in_memory.path] {
+        assert!(is_zero(path, MIB..3 * MIB) && !is_zero(path, 0..MIB) && !is_zero(path, 3 * MIB..4 * MIB));
+        assert!(fs::metadata(path).unwrap().blocks() * 512 >= 4 * MIB, "blocks were given back");
+    }
+}
+
+#[test]
+fn a_guest_gets_no_more_of_its_disks_than_their_limits_give() {
+    let limit = |per_second, burst| Some(RateLimit { per_second, burst });
+    let operations = DiskLimits { operations: limit(40, 10), bytes: None };
+    let bytes = DiskLimits { operations: None, bytes: limit(MIB, MIB / 4) };
+    let mut config = machine(1);
+    config.disks = vec![
+        DiskConfig { limits: operations, ..full_disk("few", MIB) },
+        DiskConfig { limits: bytes, ..full_disk("little", 4 * MIB) },
+    ];
+    let mut vmm = Vmm::prepare(config);
+    // By the guest's own clock: 100 requests of a page each, and 3 MiB in larger ones.
+    vmm.boot(Image::Elf612.running(&format!(
+        "{MODULES}; now() {{ read up idle </proc/uptime; echo $up; }}; echo 0 >/sys/block/vda/queue/read_ahead_kb; \
+         from=$(now); dd if=/dev/vda of=/dev/null bs=4k count=100; echo took few $from $(now) s; \
+         from=$(now); dd if=/dev/vdb of=/dev/null bs=64k count=48; echo took little $from $(now) s; poweroff -f"
+    )));
+    assert_eq!(vmm.end(), Ended::PoweredOff);
+    let console = vmm.console();
+    let took_s = |name: &str| {
+        let mut words = console.split(&format!("took {name} ")).nth(1).unwrap().split_whitespace();
+        let mut next = || words.next().unwrap().parse::<f64>().unwrap();
+        let from = next();
+        next() - from
+    };
+    // Less the bursts, a few pages that the guest's kernel has read before, and one request's overdraft.
+    assert!(took_s("few") >= f64::from(100 - 10 - 10) / 40.0, "{console}");
+    assert!(took_s("little") >= 3.0 - 0.25 - 0.25, "{console}");
 }
 
 /// Where the threads may run whose names begin so.
