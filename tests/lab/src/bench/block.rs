@@ -45,6 +45,10 @@ pub(super) fn measure(options: &Options, report: &mut Report, say: &dyn Fn(&str)
         report.add_some(format!("{name}_guest_per_s"), of(|pair| &pair.guest), None);
         report.add_some(format!("{name}_host_per_s"), of(|pair| &pair.host), None);
     }
+    for (name, pairs) in [("exits_per_request", &slow), ("short_delay_exits_per_request", &fast)] {
+        let exits = pairs.iter().map(|pair| pair.exits_per_request).collect();
+        report.add_some(name.into(), median(exits), None);
+    }
     report.add("delay_us", DELAY_US as f64, None);
     report.add("short_delay_us", SHORT_DELAY_US as f64, None);
     report.add("random_depth_requests", RANDOM_DEPTH.into(), None);
@@ -57,11 +61,13 @@ pub(super) fn measure(options: &Options, report: &mut Report, say: &dyn Fn(&str)
 struct Pair {
     guest: Speeds,
     host: Speeds,
+    /// How often the guest was left for each of its requests that reached the device.
+    exits_per_request: f64,
 }
 
 fn pair(host: &BenchHost<'_>, delay_us: u64) -> Result<Pair, BenchError> {
     match host.read("a disk", &Task::Block { guest: GUEST, delay_us })? {
-        Reading::Block { guest, host } => Ok(Pair { guest, host }),
+        Reading::Block { guest, host, exits_per_request } => Ok(Pair { guest, host, exits_per_request }),
         other => Err(BenchError::Answer("a disk".into(), format!("{other:?}"))),
     }
 }

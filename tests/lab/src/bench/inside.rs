@@ -121,9 +121,11 @@ pub enum Reading {
         guest_to_host: Vec<Stream>,
         host_to_guest: Vec<Stream>,
     },
+    /// And how often the guest was left for each request that reached the device.
     Block {
         guest: Speeds,
         host: Speeds,
+        exits_per_request: f64,
     },
 }
 

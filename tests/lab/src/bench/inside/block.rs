@@ -16,9 +16,17 @@ const CONFIGFS: &str = "/sys/kernel/config";
 const FOLDER: &str = "/sys/kernel/config/nullb/nullb0";
 const DEVICE: &str = "/dev/nullb0";
 const INITRD: &str = "/run/bench.initrd";
-/// What the guest says before and after its figures.
+/// What the guest says as it begins to measure, and before and after its figures.
+const READY: &str = "measuring";
 const BEGIN: &str = "speeds ";
 const END: &str = " end";
+const DEBUGFS: &str = "/sys/kernel/debug";
+/// How often guests have been left, in all.
+const EXITS: &str = "/sys/kernel/debug/kvm/exits";
+/// What the device has done (Linux, Documentation/block/stat.rst): among it requests read, and written.
+const REQUESTS: &str = "/sys/block/nullb0/stat";
+const READ_FIELD: usize = 0;
+const WRITTEN_FIELD: usize = 4;
 /// Size in MiB, and the longest request: 1 MiB as sectors.
 const SIZE_MIB: u64 = 4096;
 const SECTORS_MAX: u64 = 2048;
@@ -29,10 +37,7 @@ struct NullDevice;
 impl NullDevice {
     fn make(delay_us: u64) -> io::Result<Self> {
         if !Path::new(CONFIGFS).join("nullb").exists() {
-            let mounted = Command::new("/bin/mount").args(["-t", "configfs", "config", CONFIGFS]).status()?;
-            if !mounted.success() {
-                return Err(io::Error::other("there is no configfs"));
-            }
+            mount("configfs", CONFIGFS)?;
         }
         fs::create_dir(FOLDER)?;
         let set = |name: &str, value: u64| fs::write(Path::new(FOLDER).join(name), value.to_string());
@@ -58,7 +63,27 @@ impl Drop for NullDevice {
 
 pub(super) fn compare(guest: &Guest, delay_us: u64) -> Result<Reading, ReadingError> {
     let _device = NullDevice::make(delay_us).map_err(|error| ReadingError::File(FOLDER.into(), error))?;
-    Ok(Reading::Block { guest: in_guest(guest)?, host: on_host()? })
+    let (in_guest, exits_per_request) = in_guest(guest)?;
+    Ok(Reading::Block { guest: in_guest, host: on_host()?, exits_per_request })
+}
+
+fn mount(kind: &str, place: &str) -> io::Result<()> {
+    let mounted = Command::new("/bin/mount").args(["-t", kind, kind, place]).status()?;
+    if mounted.success() { Ok(()) } else { Err(io::Error::other(format!("there is no {kind}"))) }
+}
+
+/// Exits from guests and requests to the device so far.
+fn exits_and_requests() -> Result<[f64; 2], ReadingError> {
+    if !Path::new(EXITS).exists() {
+        mount("debugfs", DEBUGFS).map_err(|error| ReadingError::File(DEBUGFS.into(), error))?;
+    }
+    let numbers = |path: &str| -> Result<Vec<f64>, ReadingError> {
+        let text = fs::read_to_string(path).map_err(|error| ReadingError::File(path.into(), error))?;
+        Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
+    };
+    let requests = numbers(REQUESTS)?;
+    let field = |at: usize| requests.get(at).copied().unwrap_or_default();
+    Ok([numbers(EXITS)?.iter().sum(), field(READ_FIELD) + field(WRITTEN_FIELD)])
 }
 
 /// On the first CPU, where the vCPU runs as well.
@@ -73,8 +98,8 @@ fn on_host() -> Result<Speeds, ReadingError> {
     })
 }
 
-/// On the first CPU; the disk's thread has the second.
-fn in_guest(guest: &Guest) -> Result<Speeds, ReadingError> {
+/// On the first CPU; the disk's thread has the second. Also how often the guest was left for each request.
+fn in_guest(guest: &Guest) -> Result<(Speeds, f64), ReadingError> {
     let disk = DiskConfig { direct: true, ..DiskConfig::new(DEVICE) };
     let config =
         MachineConfig { disks: vec![disk], service_host_cpus: vec![guest.vcpus], ..Machine::config(guest) };
@@ -86,12 +111,17 @@ fn in_guest(guest: &Guest) -> Result<Speeds, ReadingError> {
         .map_err(|error| ReadingError::File(INITRD.into(), error))?;
     let script = format!(
         "mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev; \
-         modprobe -a $(cat /etc/modules); echo {BEGIN}$(sublet-lab-host disk /dev/vda 2>&1){END}; sleep 100000"
+         modprobe -a $(cat /etc/modules); echo {READY}; \
+         echo {BEGIN}$(sublet-lab-host disk /dev/vda 2>&1){END}; sleep 100000"
     );
     machine.boot_files(&kernel, Path::new(INITRD), &format!("rdinit=/bin/sh -- -c \"{script}\""))?;
+    machine.wait_for(READY)?;
+    let [exits_before, requests_before] = exits_and_requests()?;
     machine.wait_for(&format!("{END}\r\n"))?;
+    let [exits, requests] = exits_and_requests()?;
     let console = machine.console();
-    speeds(&console).ok_or(ReadingError::Guest(console))
+    let speeds = speeds(&console).ok_or(ReadingError::Guest(console))?;
+    Ok((speeds, (exits - exits_before) / (requests - requests_before)))
 }
 
 fn speeds(console: &str) -> Option<Speeds> {
