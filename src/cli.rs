@@ -7,6 +7,7 @@ mod context;
 mod doctor;
 mod error;
 mod job;
+mod key;
 mod lease_store;
 mod partition;
 mod progress;
@@ -14,6 +15,7 @@ mod rent;
 mod report;
 mod search;
 mod ssh;
+mod token;
 mod tunnel;
 mod watch;
 
@@ -38,7 +40,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let context = Context::new(arguments.options)?;
     match arguments.command {
         Command::Doctor => doctor::doctor(&context),
-        Command::Host => partition::host(&context).await,
+        Command::Host { rotate_token } => partition::host(&context, rotate_token).await,
+        Command::Key { command } => key::key(&context, command).await,
+        Command::Token { command } => token::token(&context, command).await,
         Command::Partition { command } => partition::partition(&context, command).await,
         Command::Search(search) => search::search(&context, &search).await,
         Command::Borrow(borrow) => borrow::borrow(&context, &borrow).await,

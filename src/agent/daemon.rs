@@ -26,6 +26,7 @@ use super::{
     http::{self, Agent},
     identity::{Identity, IdentityError},
     image_cache::ImageCache,
+    key_trust::{KeyTrust, KeyTrustError},
     partition::{
         driver::Command,
         error::PartitionError,
@@ -39,7 +40,7 @@ use super::{
 use crate::{
     api::{
         http::{ServedAt, ServerTls, Shutdown, chain, serve},
-        registry::{EndReason, HeartbeatReply, LendingState, RegisteredPartition},
+        registry::{EndReason, HeartbeatReply, HostContact, LendingState, RegisteredPartition},
     },
     client::ClientError,
     domain::tls_key::TlsKey,
@@ -62,6 +63,8 @@ pub enum AgentError {
     Identity(#[from] IdentityError),
     #[error("cannot speak TLS")]
     Tls(#[from] HostTlsError),
+    #[error("cannot tell whose lending keys to accept")]
+    KeyTrust(#[from] KeyTrustError),
     #[error(transparent)]
     Table(#[from] TableError),
     #[error("another agent uses the state directory {0:?}")]
@@ -164,7 +167,8 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
     let mut registry = None;
     if let Some(link) = &config.registry {
         let enrolment = registry_link::enrol(link, &config.advertise, &directory).await?;
-        registry = Some(RegistryLink::new(link, enrolment.clone(), table.clone())?);
+        let contact = HostContact { address: config.advertise.clone(), tls_key };
+        registry = Some(RegistryLink::new(link.clone(), contact, enrolment.clone(), table.clone())?);
         identity = identity.enrolled(enrolment);
     }
     let host_cpus = config.reserve.host_cpus(&inventory.cores);
@@ -175,6 +179,7 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
         clock: Arc::new(LeaseClock::default()),
         tls_key,
         inventory,
+        keys: KeyTrust::load(&directory, identity.trusted_issuer())?,
         identity,
         table,
         registry,
@@ -185,6 +190,7 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
 /// Tells the registry that the host lives, and the partitions what the registry says of them.
 async fn follow_registry(services: Arc<Services>, partitions: Arc<Partitions>) {
     let Some(registry) = &services.registry else { return };
+    introduce(registry).await;
     let (mut known, mut wait_ms, mut retry) = (None, 0, Retry::default());
     loop {
         // What there is to report does not wait for the answer to an earlier heartbeat.
@@ -195,6 +201,12 @@ async fn follow_registry(services: Arc<Services>, partitions: Arc<Partitions>) {
         match answered {
             Ok(reply) => {
                 services.clock.hear(reply.now);
+                if let Err(error) = services.keys.learn(&reply.keys, services.clock.now()) {
+                    tracing::error!(
+                        error = chain(&error),
+                        "what the registry says of lending keys cannot be kept"
+                    );
+                }
                 wait_ms = reply.beat_every_ms.min(WAIT_MAX_MS);
                 known = Some(reply.revision);
                 retry = Retry::default();
@@ -205,6 +217,15 @@ async fn follow_registry(services: Arc<Services>, partitions: Arc<Partitions>) {
                 retry.wait().await;
             }
         }
+    }
+}
+
+/// Until the registry has heard it: a lease is to say where the host is, and by which key it is known.
+async fn introduce(registry: &RegistryLink) {
+    let mut retry = Retry::default();
+    while let Err(error) = registry.introduce().await {
+        tracing::warn!(error = chain(&error), "the registry does not know yet where this host is");
+        retry.wait().await;
     }
 }
 

@@ -72,6 +72,7 @@ pub fn description() -> Description {
 fn routes() -> OpenApiRouter<Arc<Agent>> {
     OpenApiRouter::with_openapi(About::openapi())
         .routes(routes!(host::host))
+        .routes(routes!(host::rotate_token))
         .routes(routes!(owner::partitions, owner::carve))
         .routes(routes!(owner::partition, owner::change, owner::release))
         .routes(routes!(owner::offer))

@@ -105,7 +105,7 @@ impl Identity {
         IssuerId(self.own_id.0)
     }
 
-    /// Whose keys open this host's partitions: the registry's, where it belongs to one.
+    /// Whose keys open this host's partitions at first: the registry's, where it belongs to one.
     pub fn trusted_issuer(&self) -> IssuerPublicKey {
         self.enrolment.as_ref().map_or_else(|| self.issuer.public_key(), |enrolment| enrolment.issuer)
     }
@@ -133,6 +133,15 @@ impl Enrolment {
         let enrolment = Self::of(enrolled.clone(), &path)?;
         write(&path, &enrolled)?;
         Ok(enrolment)
+    }
+
+    /// The host has another token from now on.
+    pub fn change_token(state_directory: &Path, host_token: Secret) -> Result<(), IdentityError> {
+        let path = enrolment_path(state_directory);
+        match read::<HostEnrolled>(&path)? {
+            Some(enrolled) => write(&path, &HostEnrolled { host_token, ..enrolled }),
+            None => Err(IdentityError::NoToken { path }),
+        }
     }
 
     fn of(enrolled: HostEnrolled, path: &Path) -> Result<Self, IdentityError> {
@@ -171,7 +180,7 @@ pub fn read_secret(path: &Path) -> Result<Secret, IdentityError> {
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityError> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityError> {
     match fs::read(path) {
         Ok(text) => serde_json::from_slice(&text)
             .map(Some)
@@ -181,7 +190,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityError> {
     }
 }
 
-fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), IdentityError> {
+pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), IdentityError> {
     let text = serde_json::to_vec_pretty(value)
         .map_err(|source| IdentityError::Content { path: path.to_owned(), source })?;
     write_file(path, &text)

@@ -6,6 +6,7 @@ pub mod daemon;
 
 pub mod http;
 pub mod identity;
+pub mod key_trust;
 pub mod registry_link;
 pub mod services;
 mod tls;

@@ -3,7 +3,11 @@
 
 pub mod reconcile;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -16,11 +20,12 @@ use super::{
 use crate::{
     api::{
         problem::Code,
-        registry::{EnrolHost, Heartbeat, HeartbeatReply, OfferPartition},
+        registry::{EnrolHost, Heartbeat, HeartbeatReply, HostContact, OfferPartition},
     },
     client::{ClientError, RegistryClient, TrustError},
     domain::{
         id::PartitionId,
+        secret::Secret,
         terms::{Terms, TermsVersion},
     },
 };
@@ -68,6 +73,10 @@ pub async fn enrol(
             Err(error) => return Err(LinkError::Enrol(error)),
         }
     }
+}
+
+fn client_with(config: &RegistryConfig, token: Secret) -> Result<RegistryClient, LinkError> {
+    Ok(RegistryClient::trusting(&config.url, Some(token), &config.trust()?)?)
 }
 
 /// Waits that grow.
@@ -122,7 +131,11 @@ fn is_certain(error: &ClientError) -> bool {
 /// The registry, as this host speaks to it.
 #[derive(Debug)]
 pub struct RegistryLink {
-    client: RegistryClient,
+    config: RegistryConfig,
+    /// By the host's token, which changes.
+    client: RwLock<RegistryClient>,
+    /// Where borrowers reach this host, and by which key they know it.
+    contact: HostContact,
     enrolment: Enrolment,
     table: Table,
     /// There is something to tell the registry.
@@ -130,16 +143,39 @@ pub struct RegistryLink {
 }
 
 impl RegistryLink {
-    pub fn new(config: &RegistryConfig, enrolment: Enrolment, table: Table) -> Result<Self, LinkError> {
-        let token = Some(enrolment.host_token.clone());
-        let client = RegistryClient::trusting(&config.url, token, &config.trust()?)?;
-        Ok(Self { client, enrolment, table, news: Notify::new() })
+    pub fn new(
+        config: RegistryConfig,
+        contact: HostContact,
+        enrolment: Enrolment,
+        table: Table,
+    ) -> Result<Self, LinkError> {
+        let client = RwLock::new(client_with(&config, enrolment.host_token.clone())?);
+        Ok(Self { config, client, contact, enrolment, table, news: Notify::new() })
+    }
+
+    fn client(&self) -> RegistryClient {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the registry where borrowers reach this host, and by which key they know it: both may be others than before.
+    pub async fn introduce(&self) -> Result<(), ClientError> {
+        self.client().change_contact(self.enrolment.host, &self.contact).await
+    }
+
+    /// Has the registry give the host another token. It is kept before it is used, and the old one is good until then.
+    pub async fn rotate_token(&self, state_directory: &Path) -> Result<(), LinkError> {
+        let token = self.client().rotate_token().await?.token;
+        Enrolment::change_token(state_directory, token.clone())?;
+        let client = client_with(&self.config, token)?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        // Its first use ends the old one.
+        self.beat(None, 0).await.map(drop)
     }
 
     /// F6: registers the offer.
     pub async fn register(&self, partition: PartitionId, terms: &Terms) -> Answer<TermsVersion> {
         let offer = OfferPartition { terms: terms.clone() };
-        let registered = self.client.offer_partition(self.enrolment.host, partition, &offer).await;
+        let registered = self.client().offer_partition(self.enrolment.host, partition, &offer).await;
         registered.map(|registered| registered.version).into()
     }
 
@@ -151,7 +187,7 @@ impl RegistryLink {
         terms: &Terms,
     ) -> Answer<TermsVersion> {
         let offer = OfferPartition { terms: terms.clone() };
-        let changed = self.client.change_partition(self.enrolment.host, partition, version, &offer).await;
+        let changed = self.client().change_partition(self.enrolment.host, partition, version, &offer).await;
         changed.map(|changed| changed.version).into()
     }
 
@@ -161,7 +197,7 @@ impl RegistryLink {
         if let Err(LinkError::Client(error)) = told {
             return Err(error).into();
         }
-        match self.client.withdraw_partition(self.enrolment.host, partition).await {
+        match self.client().withdraw_partition(self.enrolment.host, partition).await {
             Err(error) if error.code() == Some(Code::NotFound) => Answer::Yes(()),
             withdrawn => withdrawn.into(),
         }
@@ -184,7 +220,7 @@ impl RegistryLink {
         let wait_ms = if reports.is_empty() { wait_ms } else { 0 };
         let Reports { ended, cleaned } = reports.clone();
         let heartbeat = Heartbeat { cleaned, ended, known_revision, wait_ms, violations: Vec::new() };
-        let reply = self.client.heartbeat(self.enrolment.host, &heartbeat).await?;
+        let reply = self.client().heartbeat(self.enrolment.host, &heartbeat).await?;
         self.table.told(reports).await?;
         Ok(reply)
     }

@@ -13,6 +13,7 @@ use super::{
     },
     identity::Identity,
     image_cache::ImageCache,
+    key_trust::KeyTrust,
     partition::table::Table,
     registry_link::RegistryLink,
 };
@@ -24,6 +25,7 @@ pub struct Services {
     pub config: Config,
     pub inventory: Inventory,
     pub identity: Identity,
+    pub keys: KeyTrust,
     pub table: Table,
     pub images: ImageCache,
     pub vmms: Vmms,

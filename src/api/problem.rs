@@ -80,6 +80,7 @@ codes! {
     KeyForOtherHost 403 "The lending key is for another host",
     KeyForOtherPartition 403 "The lending key is for another partition",
     KeyEpochPassed 403 "The lending key is of an earlier lease",
+    KeyRevoked 403 "The lending key was revoked",
     KeyAllocationMismatch 409 "The lending key is for another allocation",
 
     // The registry's.
@@ -89,6 +90,7 @@ codes! {
     LeaseEnded 409 "The lease has ended",
     IdempotencyKeyReused 422 "The idempotency key was used for another request",
     PreconditionFailed 412 "The offer changed in the meantime",
+    AccountBlocked 403 "The account is blocked",
     HostCertificateNeeded 403 "Hosts have to show a certificate here",
 }
 
@@ -104,6 +106,7 @@ impl From<&KeyRefusal> for Code {
             KeyRefusal::Invalid(_) => Self::KeyInvalid,
             KeyRefusal::Expired { .. } => Self::KeyExpired,
             KeyRefusal::Restricted(_) => Self::Forbidden,
+            KeyRefusal::Revoked => Self::KeyRevoked,
             KeyRefusal::OtherHost => Self::KeyForOtherHost,
             KeyRefusal::OtherPartition => Self::KeyForOtherPartition,
             KeyRefusal::EpochPassed => Self::KeyEpochPassed,

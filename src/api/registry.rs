@@ -10,11 +10,12 @@ pub use events::{Event, EventKind};
 
 pub use crate::domain::lease::EndReason;
 use crate::domain::{
-    id::{BorrowerId, HostId, IssuerId, LeaseId, PartitionId},
+    id::{BorrowerId, HostId, IssuerId, KeyId, LeaseId, PartitionId},
     matching::{Conditions, Explanation},
     money::{Currency, FeeRate, Micros, Rounding},
     resources::AllocationDigest,
     terms::{Epoch, Terms, TermsVersion},
+    tls_key::TlsKey,
 };
 
 /// `POST /v1/hosts`, with a lender's enrolment token: makes a host known.
@@ -24,6 +25,18 @@ use crate::domain::{
 pub struct EnrolHost {
     /// Base URL at which borrowers reach the host's agent.
     pub address: String,
+}
+
+/// `PUT /v1/hosts/{host}/contact`: where the host is reached from now on, and how it is known there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct HostContact {
+    /// Base URL at which borrowers reach the host's agent.
+    pub address: String,
+    /// The key by which they are to know it over TLS; none: by an authority.
+    #[serde(default)]
+    pub tls_key: Option<TlsKey>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -131,10 +144,34 @@ pub struct HeartbeatReply {
     pub now: Timestamp,
     /// Grows whenever something below changes.
     pub revision: u64,
+    /// Which lending keys the host shall accept.
+    #[serde(default)]
+    pub keys: KeyRules,
     /// The host is hidden when nothing is heard of it for two and a half times this long, in milliseconds.
     pub beat_every_ms: u64,
     /// All of the host's partitions that are registered; one that is missing is not.
     pub partitions: Vec<RegisteredPartition>,
+}
+
+/// Which lending keys a host shall accept; it goes by them until it is told of others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct KeyRules {
+    /// Grows with each change of the issuers' keys.
+    pub generation: u64,
+    /// Public keys (Ed25519, 64 hexadecimal digits) by one of which a key must be signed.
+    pub issuers: Vec<String>,
+    /// Keys of leases that run, which are not to be accepted all the same.
+    pub revoked: Vec<RevokedKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct RevokedKey {
+    pub key: KeyId,
+    /// By then it has expired.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub until: Timestamp,
 }
 
 /// `POST /v1/search`.
@@ -202,10 +239,16 @@ pub struct Lease {
     pub host: HostId,
     /// Base URL of the host's agent.
     pub host_address: String,
+    /// The key that the host proves to have over TLS: whoever has another is not the host. None: the address says how it is
+    /// known.
+    #[serde(default)]
+    pub host_tls_key: Option<TlsKey>,
     pub partition: PartitionId,
     pub borrower: BorrowerId,
     pub terms: Terms,
     pub rounding: Rounding,
+    /// Name of the lending key: what was signed under another is not good any more.
+    pub key: KeyId,
     pub epoch: Epoch,
     /// When billing started: the moment the registry made the lease.
     #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]

@@ -11,16 +11,20 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
+use jiff::{SignedDuration, Timestamp};
 use sublet::{
-    api::http::{Shutdown, chain, init_logs},
+    api::{
+        http::{Shutdown, chain, init_logs},
+        token::{Scope, TokenView},
+    },
     domain::money::FeeRate,
     registry::{
-        Settings,
+        Operator, Role, Settings,
         http::{self, Listen, TlsFiles},
-        make_token,
         resource_db::{AccountKind, Location},
     },
 };
+use uuid::Uuid;
 
 /// The managing server: matches borrowers with offers, lends, bills
 #[derive(Debug, Parser)]
@@ -43,6 +47,33 @@ enum Command {
         /// Whose token it is; the account is made where there is none
         #[arg(long)]
         name: String,
+        /// What it is good for: full, read (to look), or enrol (a lender's, to enrol hosts)
+        #[arg(long, default_value_t = Scope::Full)]
+        scope: Scope,
+        /// It is good for so many days; else until it is revoked
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
+        valid_days: Option<u32>,
+    },
+    /// List all tokens, without what is secret in them
+    Tokens,
+    /// Make a token good for nothing
+    RevokeToken { id: Uuid },
+    /// Refuse an account's tokens, and those of its hosts; leases that run go on
+    Block {
+        whose: AccountOf,
+        #[arg(long)]
+        name: String,
+    },
+    /// Take an account's tokens again
+    Unblock {
+        whose: AccountOf,
+        #[arg(long)]
+        name: String,
+    },
+    /// The keys that lending keys are signed with
+    SigningKey {
+        #[command(subcommand)]
+        command: SigningKeyCommand,
     },
     /// Print the OpenAPI description of the HTTP API
     Openapi,
@@ -72,18 +103,48 @@ struct Serve {
     beat_every_ms: u64,
 }
 
+#[derive(Debug, Subcommand)]
+enum SigningKeyCommand {
+    /// Have another key take over; the one before is trusted until no lease is left that it signed for
+    Rotate {
+        /// Seconds until it signs; hosts are to hear of it before, with a heartbeat
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        after: u32,
+    },
+    /// List all there ever were
+    List,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Whose {
+    /// Sees all, and takes lending keys back
+    Admin,
     /// Enrols hosts, and reads what was paid for them
     Lender,
     Borrower,
 }
 
-impl From<Whose> for AccountKind {
+impl From<Whose> for Role {
     fn from(whose: Whose) -> Self {
         match whose {
-            Whose::Lender => Self::Lender,
-            Whose::Borrower => Self::Borrower,
+            Whose::Admin => Self::Administrator,
+            Whose::Lender => Self::Account(AccountKind::Lender),
+            Whose::Borrower => Self::Account(AccountKind::Borrower),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AccountOf {
+    Lender,
+    Borrower,
+}
+
+impl From<AccountOf> for AccountKind {
+    fn from(whose: AccountOf) -> Self {
+        match whose {
+            AccountOf::Lender => Self::Lender,
+            AccountOf::Borrower => Self::Borrower,
         }
     }
 }
@@ -102,12 +163,49 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     match arguments.command {
         Command::Serve(options) => serve(arguments.database, options).await,
-        Command::Token { whose, name } => {
-            let token = make_token(arguments.database, whose.into(), name).await?;
+        Command::Token { whose, name, scope, valid_days } => {
+            let expires_at =
+                valid_days.map(|days| Timestamp::now() + SignedDuration::from_hours(24 * i64::from(days)));
+            let operator = Operator::at(arguments.database).await?;
+            let token = operator.make_token(whose.into(), name, scope, expires_at).await?;
             Ok(writeln!(io::stdout(), "{}", token.reveal())?)
+        }
+        Command::Tokens => list_tokens(&Operator::at(arguments.database).await?).await,
+        Command::RevokeToken { id } => Ok(Operator::at(arguments.database).await?.revoke_token(id).await?),
+        Command::Block { whose, name } => {
+            Ok(Operator::at(arguments.database).await?.block(whose.into(), name, true).await?)
+        }
+        Command::Unblock { whose, name } => {
+            Ok(Operator::at(arguments.database).await?.block(whose.into(), name, false).await?)
+        }
+        Command::SigningKey { command } => {
+            signing_key(&Operator::at(arguments.database).await?, command).await
         }
         Command::Openapi => Ok(writeln!(io::stdout(), "{}", http::description().to_pretty_json()?)?),
     }
+}
+
+async fn list_tokens(operator: &Operator) -> Result<(), Box<dyn Error>> {
+    for token in operator.tokens().await? {
+        let until = token.expires_at.map_or_else(|| "revoked".to_owned(), |at| at.to_string());
+        let TokenView { id, role, name, scope, created_at, .. } = token;
+        writeln!(io::stdout(), "{id}  {role} {name}  {scope}  made {created_at}, good until {until}")?;
+    }
+    Ok(())
+}
+
+async fn signing_key(operator: &Operator, command: SigningKeyCommand) -> Result<(), Box<dyn Error>> {
+    let keys = match command {
+        SigningKeyCommand::Rotate { after } => {
+            vec![operator.rotate_signing_key(Duration::from_secs(after.into())).await?]
+        }
+        SigningKeyCommand::List => operator.signing_keys().await?,
+    };
+    for key in keys {
+        let state = key.retired_at.map_or_else(|| "trusted".to_owned(), |at| format!("retired {at}"));
+        writeln!(io::stdout(), "{}  {}  signs from {}, {state}", key.number, key.public_key, key.signs_from)?;
+    }
+    Ok(())
 }
 
 async fn serve(database: Location, options: Serve) -> Result<(), Box<dyn Error>> {

@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod conditions;
+mod keys;
 
 use std::{
     ffi::OsString,
@@ -14,6 +15,7 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 
 pub use conditions::ConditionArguments;
+pub use keys::{KeyChoice, KeyCommand, RestrictArguments, TokenCommand};
 
 use crate::domain::{
     id::{JobId, LeaseId, PartitionId},
@@ -68,7 +70,21 @@ pub enum Command {
     /// Say whether this host can lend, and what exactly is missing
     Doctor,
     /// Show a lender host: what it has, keeps, and can still lend
-    Host,
+    Host {
+        /// First have its registry give it another token, in place of the one that it goes by
+        #[arg(long)]
+        rotate_token: bool,
+    },
+    /// Look into lending keys, narrow them before handing them on, take them back
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Your own tokens at the registry
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// Carve, offer and withdraw partitions of your host
     Partition {
         #[command(subcommand)]

@@ -1,6 +1,11 @@
 //! Who asks whom: the options turned into clients, the lease store and the way to print.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -39,9 +44,18 @@ impl Context {
     pub(super) fn registry(&self) -> Result<RegistryClient, CliError> {
         let url =
             required(&self.options.registry, "the registry's address", "--registry", "SUBLET_REGISTRY")?;
-        let file =
-            required(&self.options.token_file, "your token's file", "--token-file", "SUBLET_TOKEN_FILE")?;
-        Ok(RegistryClient::trusting(url, Some(read_secret(file)?), &self.trust()?)?.traced(self.request_id))
+        Ok(RegistryClient::trusting(url, Some(read_secret(self.token_file()?)?), &self.trust()?)?
+            .traced(self.request_id))
+    }
+
+    /// Has the token file hold another token.
+    pub(super) fn keep_token(&self, token: &Secret) -> Result<(), CliError> {
+        let file = self.token_file()?;
+        write_secret(file, token).map_err(|source| CliError::File { path: file.clone(), source })
+    }
+
+    fn token_file(&self) -> Result<&PathBuf, CliError> {
+        required(&self.options.token_file, "your token's file", "--token-file", "SUBLET_TOKEN_FILE")
     }
 
     /// The lender's host, as its owner.
@@ -57,9 +71,10 @@ impl Context {
         Ok(AgentClient::trusting(url, Some(read_secret(file)?), &trust)?.traced(self.request_id))
     }
 
-    /// The host of a lease, as the borrower that holds its key.
+    /// The host of a lease, as the borrower that holds its key: whoever has another TLS key does not get to see it.
     pub(super) fn borrowed_host(&self, lease: &KeptLease) -> Result<AgentClient, CliError> {
-        Ok(AgentClient::trusting(&lease.host_address, Some(lease.key.clone()), &self.trust()?)?
+        let trust = lease.host_tls_key.map_or_else(|| self.trust(), |key| Ok(Trust::key(key)))?;
+        Ok(AgentClient::trusting(&lease.host_address, Some(lease.key.clone()), &trust)?
             .traced(self.request_id))
     }
 
@@ -88,8 +103,17 @@ fn required<'a, T>(
     value.as_ref().ok_or(CliError::Missing { what, option, variable })
 }
 
+/// Puts a secret into a file, whole or not at all, for its owner alone.
+fn write_secret(path: &Path, secret: &Secret) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    writeln!(file, "{}", secret.reveal())?;
+    file.sync_all()?;
+    fs::rename(new, path)
+}
+
 /// Secrets come from files, never from the command line, where every user of the machine can read them.
-fn read_secret(path: &Path) -> Result<Secret, CliError> {
+pub(super) fn read_secret(path: &Path) -> Result<Secret, CliError> {
     let text = fs::read_to_string(path).map_err(|source| CliError::File { path: path.to_owned(), source })?;
     Ok(Secret::new(text.trim()))
 }

@@ -6,7 +6,10 @@ use thiserror::Error;
 
 use crate::{
     client::{ClientError, TrustError},
-    domain::id::LeaseId,
+    domain::{
+        id::LeaseId,
+        lending_key::{InvalidKey, RestrictError},
+    },
 };
 
 #[derive(Debug, Error)]
@@ -58,6 +61,10 @@ pub enum CliError {
     Output(#[source] io::Error),
     #[error("cannot print as JSON")]
     Json(#[source] serde_json::Error),
+    #[error("this is not a lending key")]
+    NotAKey(#[source] InvalidKey),
+    #[error(transparent)]
+    Restrict(#[from] RestrictError),
     #[error("cannot use --ca-file")]
     Trust(#[from] TrustError),
     #[error(transparent)]

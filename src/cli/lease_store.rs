@@ -17,6 +17,7 @@ use crate::{
         id::{HostId, LeaseId, PartitionId},
         resources::AllocationDigest,
         terms::Terms,
+        tls_key::TlsKey,
     },
 };
 
@@ -26,6 +27,8 @@ pub(super) struct KeptLease {
     pub(super) lease: LeaseId,
     pub(super) host: HostId,
     pub(super) host_address: String,
+    #[serde(default)]
+    pub(super) host_tls_key: Option<TlsKey>,
     pub(super) partition: PartitionId,
     pub(super) terms: Terms,
     pub(super) allocation_digest: AllocationDigest,
@@ -39,6 +42,7 @@ impl From<LeaseGranted> for KeptLease {
             lease: granted.lease.id,
             host: granted.lease.host,
             host_address: granted.lease.host_address,
+            host_tls_key: granted.lease.host_tls_key,
             partition: granted.lease.partition,
             terms: granted.lease.terms,
             allocation_digest: granted.allocation_digest,
@@ -167,6 +171,7 @@ mod tests {
             lease: LeaseId(Uuid::from_u128(number)),
             host: HostId(Uuid::nil()),
             host_address: "http://127.0.0.1:7180".to_owned(),
+            host_tls_key: None,
             partition: PartitionId(Uuid::nil()),
             terms: Terms {
                 allocation,

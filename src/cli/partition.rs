@@ -19,8 +19,12 @@ use crate::{
     domain::{id::PartitionId, money::Price, resources::Allocation},
 };
 
-pub(super) async fn host(context: &Context) -> Result<ExitCode, CliError> {
-    context.print(&context.owned_host()?.host().await?)?;
+pub(super) async fn host(context: &Context, rotate_token: bool) -> Result<ExitCode, CliError> {
+    let host = context.owned_host()?;
+    if rotate_token {
+        host.rotate_token().await?;
+    }
+    context.print(&host.host().await?)?;
     Ok(ExitCode::SUCCESS)
 }
 

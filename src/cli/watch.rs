@@ -71,6 +71,7 @@ fn said(kind: EventKind) -> &'static str {
         EventKind::LeaseMade => "lease made",
         EventKind::LeaseRenewed => "lease renewed",
         EventKind::LeaseRecalled => "lease recalled",
+        EventKind::KeyRevoked => "lending key revoked",
         EventKind::LeaseEnded => "lease ended",
         EventKind::Violation => "violation",
         EventKind::HostUp => "host up",

@@ -50,6 +50,11 @@ impl AgentClient {
         self.connection.get("/v1/host").await
     }
 
+    /// The host goes by another token at its registry from now on.
+    pub async fn rotate_token(&self) -> Result<(), ClientError> {
+        self.connection.call_for_nothing(self.connection.request(Method::POST, "/v1/host/token/rotate")).await
+    }
+
     pub async fn partitions(&self) -> Result<Partitions, ClientError> {
         self.connection.get("/v1/partitions").await
     }

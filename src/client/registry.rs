@@ -1,6 +1,7 @@
 //! The registry's endpoints.
 
 use reqwest::{Method, header::IF_MATCH};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{
@@ -11,13 +12,14 @@ use super::{
 use crate::{
     api::{
         registry::{
-            EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostEnrolled, Lease, LeaseGranted, Leases,
-            Ledger, MakeLease, OfferPartition, RegisteredPartition, Search, SearchReply,
+            EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostContact, HostEnrolled, Lease, LeaseGranted,
+            Leases, Ledger, MakeLease, OfferPartition, RegisteredPartition, Search, SearchReply,
         },
         secret::Secret,
+        token::{MakeToken, TokenMade, Tokens},
     },
     domain::{
-        id::{HostId, LeaseId, PartitionId},
+        id::{HostId, KeyId, LeaseId, PartitionId},
         terms::TermsVersion,
     },
 };
@@ -51,6 +53,11 @@ impl RegistryClient {
 
     pub async fn enrol_host(&self, host: &EnrolHost) -> Result<HostEnrolled, ClientError> {
         self.connection.post("/v1/hosts", host).await
+    }
+
+    pub async fn change_contact(&self, host: HostId, contact: &HostContact) -> Result<(), ClientError> {
+        let request = self.connection.request(Method::PUT, &format!("/v1/hosts/{host}/contact"));
+        self.connection.call_for_nothing(request.json(contact)).await
     }
 
     /// The registry may hold the answer for `heartbeat.wait_ms`.
@@ -126,6 +133,34 @@ impl RegistryClient {
     /// What happens from now on, or from after the event `last` on.
     pub async fn events(&self, last: Option<&str>) -> Result<MarketEvents, ClientError> {
         EventStream::open(&self.connection, "/v1/events", last).await.map(MarketEvents)
+    }
+
+    /// The key of the lease opens nothing any more, nor does any copy; the answer has another.
+    pub async fn revoke_key_of(&self, lease: LeaseId) -> Result<LeaseGranted, ClientError> {
+        self.connection.post(&format!("/v1/leases/{lease}/key/revoke"), &json!({})).await
+    }
+
+    /// As an administrator: the key opens nothing any more.
+    pub async fn revoke_key(&self, key: KeyId) -> Result<Lease, ClientError> {
+        self.connection.post(&format!("/v1/keys/{key}/revoke"), &json!({})).await
+    }
+
+    pub async fn make_token(&self, wish: &MakeToken) -> Result<TokenMade, ClientError> {
+        self.connection.post("/v1/tokens", wish).await
+    }
+
+    /// A token that takes the place of the one that asks, once it is used.
+    pub async fn rotate_token(&self) -> Result<TokenMade, ClientError> {
+        self.connection.post("/v1/tokens/rotate", &json!({})).await
+    }
+
+    pub async fn tokens(&self) -> Result<Tokens, ClientError> {
+        self.connection.get("/v1/tokens").await
+    }
+
+    pub async fn revoke_token(&self, token: Uuid) -> Result<(), ClientError> {
+        let request = self.connection.request(Method::DELETE, &format!("/v1/tokens/{token}"));
+        self.connection.call_for_nothing(request).await
     }
 
     pub async fn ledger(&self) -> Result<Ledger, ClientError> {

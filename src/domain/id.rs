@@ -42,6 +42,8 @@ ids! {
     LenderId,
     /// A job within a lease.
     JobId,
+    /// The key of a lease: all that is signed for it until it is revoked, then another.
+    KeyId,
     /// Whoever issues lending keys: a registry, or a host that lends directly [0165].
     IssuerId,
 }

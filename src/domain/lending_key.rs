@@ -2,10 +2,10 @@
 //! (Ed25519); DESIGN §5.
 //!
 //! ```text
-//! lending_key(issuer, host, partition, lease, epoch, allocation digest, borrower, expires_at)
+//! lending_key(issuer, host, partition, lease, key, epoch, allocation digest, borrower, expires_at)
 //! ```
 //!
-//! Whoever holds a key can narrow it offline by appending blocks, and can put anything into them. So only the
+//! Whoever holds a key can narrow it offline by appending blocks ([`restrict`]), and can put anything into them. So only the
 //! authority block's fact counts, and a later block may hold nothing but checks of bounded cost: no facts, no
 //! rules, no third party's signature, no regular expressions, no closures. What Biscuit bounds by itself it
 //! bounds between two rules, not within one.
@@ -23,7 +23,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::{
-    id::{BorrowerId, HostId, IssuerId, LeaseId, PartitionId},
+    id::{BorrowerId, HostId, IssuerId, KeyId, LeaseId, PartitionId},
     resources::AllocationDigest,
     secret::Secret,
     terms::Epoch,
@@ -35,8 +35,8 @@ pub const KEY_LENGTH_MAX: usize = 4096;
 pub const KEY_BLOCKS_MAX: usize = 8;
 /// Most predicates in one query of a narrowing check: what it costs grows with the power of it.
 const CHECK_PREDICATES_MAX: usize = 4;
-/// The authority's fact and the authorizer's time: all the facts there are in an admissible key.
-const FACTS_OF_A_KEY: usize = 2;
+/// The authority's fact, and the authorizer's time and operation: all the facts there are about an admissible key.
+const FACTS_OF_A_KEY: usize = 3;
 const LIMITS: AuthorizerLimits =
     AuthorizerLimits { max_facts: 16, max_iterations: 4, max_time: Duration::from_secs(5) };
 
@@ -47,6 +47,8 @@ pub struct KeyClaims {
     pub host: HostId,
     pub partition: PartitionId,
     pub lease: LeaseId,
+    /// By which it is revoked, with all else that was signed under it.
+    pub key: KeyId,
     pub epoch: Epoch,
     pub allocation: AllocationDigest,
     pub borrower: BorrowerId,
@@ -76,6 +78,8 @@ pub enum KeyRefusal {
     /// Who handed the key on has narrowed it, and a check of theirs fails.
     #[error("whoever handed this lending key on has restricted it, and this is not allowed by it (any more)")]
     Restricted(#[source] BiscuitError),
+    #[error("the lending key was revoked: use the one that took its place")]
+    Revoked,
     #[error("the lending key is for another host")]
     OtherHost,
     #[error("the lending key is for another partition of this host")]
@@ -108,6 +112,8 @@ pub enum InvalidKey {
 pub enum IssueError {
     #[error("epoch {0:?} does not fit a key")]
     Epoch(Epoch),
+    #[error("there is no key to sign with yet")]
+    NoKey,
     #[error("the lending key could not be signed")]
     Sign(#[source] BiscuitError),
 }
@@ -185,11 +191,17 @@ pub fn issue(issuer: &IssuerKeyPair, claims: &KeyClaims, seed: [u8; 32]) -> Resu
         .map_err(IssueError::Sign)
 }
 
-/// What the key `text` claims, once it is certain that `issuer` signed it, that it has not expired at `now`, and
-/// that no block appended to it says otherwise.
-pub fn read(text: &str, issuer: &IssuerPublicKey, now: Timestamp) -> Result<KeyClaims, KeyRefusal> {
-    let key = verify(text, issuer).map_err(KeyRefusal::Invalid)?;
-    let mut authorizer = authorizer(&key, now).map_err(|e| KeyRefusal::Invalid(InvalidKey::NotSigned(e)))?;
+/// What the key `text` claims, once it is certain that one of `issuers` signed it, that it has not expired at `now`, and
+/// that no block appended to it forbids `operation`.
+pub fn read(
+    text: &str,
+    issuers: &[IssuerPublicKey],
+    operation: Operation,
+    now: Timestamp,
+) -> Result<KeyClaims, KeyRefusal> {
+    let key = verify(text, issuers).map_err(KeyRefusal::Invalid)?;
+    let failed = |error| KeyRefusal::Invalid(InvalidKey::NotSigned(error));
+    let mut authorizer = authorizer(&key, operation, now).map_err(failed)?;
     if key.block_count() > 1 && !is_cheap(&authorizer) {
         return Err(KeyRefusal::Invalid(InvalidKey::CostlyBlock));
     }
@@ -201,20 +213,28 @@ pub fn read(text: &str, issuer: &IssuerPublicKey, now: Timestamp) -> Result<KeyC
     Ok(claims)
 }
 
-fn verify(text: &str, issuer: &IssuerPublicKey) -> Result<Biscuit, InvalidKey> {
+fn verify(text: &str, issuers: &[IssuerPublicKey]) -> Result<Biscuit, InvalidKey> {
     if text.len() > KEY_LENGTH_MAX {
         return Err(InvalidKey::TooLong(text.len()));
     }
-    let key = Biscuit::from_base64(text, issuer.0).map_err(InvalidKey::NotSigned)?;
+    let mut signed = Err(BiscuitError::InternalError);
+    for issuer in issuers {
+        signed = Biscuit::from_base64(text, issuer.0);
+        if signed.is_ok() {
+            break;
+        }
+    }
+    let key = signed.map_err(InvalidKey::NotSigned)?;
     let blocks = key.block_count();
     if blocks > KEY_BLOCKS_MAX { Err(InvalidKey::TooManyBlocks(blocks)) } else { Ok(key) }
 }
 
-fn authorizer(key: &Biscuit, now: Timestamp) -> Result<Authorizer, BiscuitError> {
+fn authorizer(key: &Biscuit, operation: Operation, now: Timestamp) -> Result<Authorizer, BiscuitError> {
     let seconds = u64::try_from(now.as_second()).unwrap_or(0);
     AuthorizerBuilder::new()
         .set_limits(LIMITS)
         .fact(Fact::new("time".to_owned(), vec![Term::Date(seconds)]))?
+        .fact(Fact::new("operation".to_owned(), vec![Term::Str(operation.to_string())]))?
         .policy("allow if true")?
         .build(key)
 }
@@ -237,7 +257,7 @@ fn is_cheap_operation(operation: &Op) -> bool {
 }
 
 /// The terms of the fact, as Biscuit gives them back.
-type Claimed = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, i64, Vec<u8>, Vec<u8>, String);
+type Claimed = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, i64, Vec<u8>, Vec<u8>, String);
 
 impl KeyClaims {
     fn to_fact(&self) -> Result<Fact, IssueError> {
@@ -248,6 +268,7 @@ impl KeyClaims {
             id(self.host.0),
             id(self.partition.0),
             id(self.lease.0),
+            id(self.key.0),
             Term::Integer(epoch),
             Term::Bytes(self.allocation.0.to_vec()),
             id(self.borrower.0),
@@ -258,9 +279,13 @@ impl KeyClaims {
     }
 
     fn of(authorizer: &mut Authorizer) -> Result<Self, InvalidKey> {
-        let query = "claims($i, $h, $p, $l, $e, $a, $b, $t) <- lending_key($i, $h, $p, $l, $e, $a, $b, $t)";
-        let claimed: Claimed = authorizer.query_exactly_one(query).map_err(InvalidKey::NoClaims)?;
-        let (issuer, host, partition, lease, epoch, allocation, borrower, expires_at) = claimed;
+        let query =
+            "claims($i, $h, $p, $l, $k, $e, $a, $b, $t) <- lending_key($i, $h, $p, $l, $k, $e, $a, $b, $t)";
+        Self::from_terms(authorizer.query_exactly_one(query).map_err(InvalidKey::NoClaims)?)
+    }
+
+    fn from_terms(claimed: Claimed) -> Result<Self, InvalidKey> {
+        let (issuer, host, partition, lease, key, epoch, allocation, borrower, expires_at) = claimed;
         let bad = |what| move |_| InvalidKey::BadClaim(what);
         let digest = allocation.try_into().map_err(|_| InvalidKey::BadClaim("allocation"))?;
         Ok(Self {
@@ -268,6 +293,7 @@ impl KeyClaims {
             host: HostId(uuid(&host, "host")?),
             partition: PartitionId(uuid(&partition, "partition")?),
             lease: LeaseId(uuid(&lease, "lease")?),
+            key: KeyId(uuid(&key, "key")?),
             epoch: Epoch(u64::try_from(epoch).map_err(|_| InvalidKey::BadClaim("epoch"))?),
             allocation: AllocationDigest(digest),
             borrower: BorrowerId(uuid(&borrower, "borrower")?),
@@ -295,6 +321,10 @@ impl KeyClaims {
 fn uuid(bytes: &[u8], what: &'static str) -> Result<Uuid, InvalidKey> {
     Uuid::from_slice(bytes).map_err(|_| InvalidKey::BadClaim(what))
 }
+
+mod restriction;
+
+pub use restriction::{Inspected, NotAnOperation, Operation, RestrictError, Restriction, inspect, restrict};
 
 #[cfg(test)]
 mod tests;

@@ -8,12 +8,13 @@ use axum::{
     http::request::Parts,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use thiserror::Error;
+use uuid::Uuid;
 
 use super::{
     Registry,
-    resource_db::{AccountKind, Location, OpenError, Principal, ResourceDb, StoreError, TokenDigest},
+    resource_db::{Principal, TokenDigest},
 };
 use crate::{
     api::{
@@ -21,43 +22,8 @@ use crate::{
         problem::{Code, Problem},
         secret::Secret,
     },
-    clock::Clock,
     domain::id::{BorrowerId, HostId, LenderId},
 };
-
-/// Longest name of an account.
-const NAME_MAX: usize = 64;
-
-#[derive(Debug, Error)]
-pub enum TokenError {
-    #[error(transparent)]
-    Name(#[from] NameError),
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("the token could not be stored")]
-    Store(#[from] StoreError),
-}
-
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("a name is 1 to {NAME_MAX} characters of letters, digits, '.', '-', '_' and '@', not {0:?}")]
-pub struct NameError(String);
-
-/// Makes a token for the account of this name, and the account where there is none. Other processes may be
-/// serving the database meanwhile.
-pub async fn make_token(database: Location, kind: AccountKind, name: String) -> Result<Secret, TokenError> {
-    if !is_name(&name) {
-        return Err(NameError(name).into());
-    }
-    let db = ResourceDb::open(database, Arc::new(Clock::system()), Box::new(|_| ())).await?;
-    let token = new_token(kind.as_str());
-    db.add_token(kind, name, digest(&token)).await?;
-    Ok(token)
-}
-
-fn is_name(name: &str) -> bool {
-    let allowed = |letter: char| letter.is_alphanumeric() || ".-_@".contains(letter);
-    (1..=NAME_MAX).contains(&name.chars().count()) && name.chars().all(allowed)
-}
 
 /// Says of whom it is, so that one found where it should not be tells what was lost.
 pub(super) fn new_token(of: &str) -> Secret {
@@ -87,6 +53,33 @@ impl<S: Sync> FromRequestParts<S> for CertifiedHost {
     }
 }
 
+/// A valid token, for a call within its scope.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown {
+    pub(super) token: Uuid,
+    pub(super) principal: Principal,
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+impl FromRequestParts<Arc<Registry>> for Shown {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
+        let Bearer(token) = Bearer::from_request_parts(parts, registry).await?;
+        let access = registry.db.access(digest(&token), registry.clock.now()).await?;
+        let access =
+            access.ok_or_else(|| Problem::new(Code::Unauthorized, "this registry knows no such token"))?;
+        if access.is_blocked {
+            return Err(Problem::new(Code::AccountBlocked, "ask whoever runs this registry"));
+        }
+        if !access.scope.allows(parts.method.as_str(), parts.uri.path()) {
+            let detail = format!("this token's scope is {:?}; that needs another", access.scope.as_str());
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+        Ok(Self { token: access.token, principal: access.principal, expires_at: access.expires_at })
+    }
+}
+
 /// Whoever has a valid token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Anybody(pub(super) Principal);
@@ -95,11 +88,22 @@ impl FromRequestParts<Arc<Registry>> for Anybody {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
-        let Bearer(token) = Bearer::from_request_parts(parts, registry).await?;
-        let principal = registry.db.principal(digest(&token)).await?;
-        principal
-            .map(Self)
-            .ok_or_else(|| Problem::new(Code::Unauthorized, "this registry knows no such token"))
+        Shown::from_request_parts(parts, registry).await.map(|shown| Self(shown.principal))
+    }
+}
+
+/// Who runs the registry, by an administrator's token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OnlyAdministrator;
+
+impl FromRequestParts<Arc<Registry>> for OnlyAdministrator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
+        match Anybody::from_request_parts(parts, registry).await?.0 {
+            Principal::Administrator => Ok(Self),
+            _ => Err(Problem::new(Code::Forbidden, "this is for an administrator's token")),
+        }
     }
 }
 
@@ -170,13 +174,5 @@ mod tests {
         assert!(one.reveal().starts_with("sublet_lender_") && one.reveal().len() == 14 + 43);
         assert_ne!(one, other);
         assert_ne!(digest(&one), digest(&other));
-    }
-
-    #[test]
-    fn a_name_is_a_short_word() {
-        assert!(is_name("alice") && is_name("müller@example.org"));
-        for wrong in ["", "a b", "a\n", "../x", &"a".repeat(65)] {
-            assert!(!is_name(wrong), "{wrong:?}");
-        }
     }
 }

@@ -96,7 +96,7 @@ pub(super) async fn ledger(
     let rows = match principal {
         Principal::Borrower(borrower) => registry.db.charges(borrower, page).await?,
         Principal::Lender(lender) => registry.db.payments(lender, page).await?,
-        Principal::Host(_) => {
+        Principal::Host(_) | Principal::Administrator => {
             return Err(Problem::new(Code::Forbidden, "this is for a borrower's or a lender's token"));
         }
     };

@@ -14,7 +14,7 @@ use crate::{
     api::{
         http::{JsonBody, PathIds},
         problem::{Code, Problem},
-        registry::{EnrolHost, Heartbeat, HeartbeatReply, HostEnrolled},
+        registry::{EnrolHost, Heartbeat, HeartbeatReply, HostContact, HostEnrolled, KeyRules},
     },
     domain::id::HostId,
 };
@@ -43,7 +43,7 @@ pub(super) async fn enrol_host(
     let host_token = accounts::new_token("host");
     registry.db.enrol_host(host, lender, address, accounts::digest(&host_token)).await?;
     tracing::info!(%host, %lender, "host enrolled");
-    let enrolled = HostEnrolled { host, host_token, issuer: registry.issuer.issuer() };
+    let enrolled = HostEnrolled { host, host_token, issuer: registry.issuer.issuer()? };
     Ok((StatusCode::CREATED, Json(enrolled)))
 }
 
@@ -61,6 +61,31 @@ fn base_url(text: &str) -> Result<String, Problem> {
         let detail = format!("address: a base URL such as http://192.0.2.1:7180, not {text:?}");
         Problem::new(Code::InvalidRequest, detail)
     })
+}
+
+/// Where borrowers reach the host from now on, and by which key they know it there; leases say so as soon as this answers.
+#[utoipa::path(
+    put, path = "/v1/hosts/{host}/contact", tag = "hosts", request_body = HostContact,
+    params(("host" = HostId, Path)), security(("token" = [])),
+    responses(
+        (status = 204, description = "That is known now"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn change_contact(
+    State(registry): State<Arc<Registry>>,
+    PathIds(host): PathIds<HostId>,
+    token: OnlyHost,
+    JsonBody(contact): JsonBody<HostContact>,
+) -> Result<StatusCode, Problem> {
+    token.must_be(host)?;
+    let address = base_url(&contact.address)?;
+    if contact.tls_key.is_some() && !address.starts_with("https:") {
+        let detail = format!("address: must be an https:// URL where there is a tls_key, is {address:?}");
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    }
+    registry.db.change_contact(host, HostContact { address, ..contact }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The host lives, says what it did, and learns what changed.
@@ -86,8 +111,12 @@ pub(super) async fn heartbeat(
         registry.market.heard(host);
     }
     let register = registry.db.host_register(host).await?;
+    let now = registry.clock.now();
+    let (generation, issuers) = registry.issuer.trusted();
+    let revoked = register.revoked.into_iter().filter(|revoked| revoked.until > now).collect();
     Ok(Json(HeartbeatReply {
-        now: registry.clock.now(),
+        now,
+        keys: KeyRules { generation, issuers, revoked },
         revision: register.revision,
         beat_every_ms: u64::try_from(registry.settings.beat_every.as_millis()).unwrap_or(u64::MAX),
         partitions: register.partitions,

@@ -135,6 +135,7 @@ impl Kept {
     /// A lender sees what happens to its hosts, a borrower what is on offer and what happens to its leases.
     pub(super) fn is_for(&self, principal: Principal) -> bool {
         match principal {
+            Principal::Administrator => true,
             Principal::Lender(lender) => self.lender == Some(lender),
             Principal::Host(host) => self.event.host == Some(host),
             Principal::Borrower(borrower) => self.borrower == Some(borrower) || is_public(self.event.kind),
@@ -199,6 +200,7 @@ fn kinds(happened: Happened) -> (Option<EventKind>, Option<EventKind>) {
         Happened::LeaseMade => (Some(EventKind::OfferTaken), Some(EventKind::LeaseMade)),
         Happened::LeaseRenewed => (None, Some(EventKind::LeaseRenewed)),
         Happened::LeaseRecalled => (None, Some(EventKind::LeaseRecalled)),
+        Happened::KeyRevoked => (None, Some(EventKind::KeyRevoked)),
         Happened::LeaseEnded => (None, Some(EventKind::LeaseEnded)),
     }
 }

@@ -13,7 +13,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Registry, RegistryError, Settings, bills, borrow, enroll, events, terms};
+use super::{Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, terms, tokens};
 use crate::api::{
     http::{ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, plain_http_allowed, serve},
     problem::Problem,
@@ -84,12 +84,18 @@ pub fn description() -> Description {
 fn routes() -> OpenApiRouter<Arc<Registry>> {
     OpenApiRouter::with_openapi(About::openapi())
         .routes(routes!(enroll::enrol_host))
+        .routes(routes!(enroll::change_contact))
         .routes(routes!(enroll::heartbeat))
         .routes(routes!(terms::offer_partition, terms::change_partition, terms::withdraw_partition))
         .routes(routes!(borrow::search))
         .routes(routes!(borrow::make_lease, bills::leases))
         .routes(routes!(borrow::lease))
         .routes(routes!(borrow::end_lease))
+        .routes(routes!(keys::revoke_key_of_lease))
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(tokens::make_token, tokens::tokens))
+        .routes(routes!(tokens::rotate_token))
+        .routes(routes!(tokens::revoke_token))
         .routes(routes!(bills::ledger))
         .routes(routes!(events::events))
         .routes(routes!(openapi))

@@ -7,7 +7,9 @@ mod bills;
 mod borrow;
 mod enroll;
 mod events;
+mod keys;
 mod terms;
+mod tokens;
 
 pub mod crash_point;
 mod event_log;
@@ -16,6 +18,7 @@ mod hosts_heard;
 mod key_issuer;
 mod market;
 mod metrics;
+mod operator;
 pub mod resource_db;
 mod search_index;
 mod silence;
@@ -43,7 +46,7 @@ use market::Market;
 use metrics::Metrics;
 use resource_db::{Location, OpenError, ResourceDb, StoreError};
 
-pub use accounts::{NameError, TokenError, make_token};
+pub use operator::{Operator, OperatorError, Role};
 
 /// How a registry is run.
 #[derive(Debug, Clone)]
@@ -100,6 +103,7 @@ impl Registry {
     pub async fn start(settings: Settings, shutdown: Shutdown) -> Result<Arc<Self>, RegistryError> {
         let registry = Self::open(settings, Arc::new(Clock::system()), shutdown).await?;
         tokio::spawn(expiry::run(Arc::clone(&registry)));
+        tokio::spawn(key_issuer::run(Arc::clone(&registry)));
         tokio::spawn(silence::run(Arc::clone(&registry)));
         Ok(registry)
     }
@@ -118,7 +122,7 @@ impl Registry {
         let on_commit = Box::new(move |changes| committed.apply(changes));
         let db = ResourceDb::open(settings.database.clone(), Arc::clone(&clock), on_commit).await?;
         market.begin(db.free_partitions().await?);
-        let issuer = KeyIssuer::load(&db).await?;
+        let issuer = KeyIssuer::load(&db, Arc::clone(&clock)).await?;
         let event_readers = Arc::default();
         Ok(Arc::new(Self {
             settings,

@@ -28,7 +28,7 @@ use crate::{
     },
     client::ClientError,
     domain::{
-        lending_key::KeyClaims,
+        lending_key::{self, KeyClaims, Operation},
         partition::{Change, Effect, Event, HostEnd, State, Transition, pending},
         resources::AllocationDigest,
         terms::TermsVersion,
@@ -127,7 +127,8 @@ impl Driver {
 
     fn read(&self, key: &Secret) -> Option<KeyClaims> {
         let now = self.host.clock().now();
-        admission::read_key(key, &self.host.issuer, self.host.id, self.row.id, now).ok()
+        let claims = lending_key::read(key.reveal(), &[self.host.issuer], Operation::Open, now).ok()?;
+        admission::for_partition(claims, self.host.id, self.row.id).ok()
     }
 
     async fn open(&mut self, key: &Secret, digest: AllocationDigest) -> Option<()> {

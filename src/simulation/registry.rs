@@ -19,12 +19,13 @@ use crate::{
         http::{Peer, PeerCertificate, Shutdown},
         problem::Problem,
         secret::Secret,
+        token::Scope,
     },
     client::ClientError,
     clock::Clock,
     domain::money::FeeRate,
     registry::{
-        Registry, Settings, http, make_token,
+        Operator, Registry, Role, Settings, http,
         resource_db::{AccountKind, Location, ResourceDb},
     },
 };
@@ -131,7 +132,8 @@ impl RegistryProcess {
     }
 
     pub(super) fn token(&self, kind: AccountKind, name: &str) -> Secret {
-        at_once(make_token(self.database(), kind, name.to_owned())).unwrap()
+        let operator = at_once(Operator::at(self.database())).unwrap();
+        at_once(operator.make_token(Role::Account(kind), name.to_owned(), Scope::Full, None)).unwrap()
     }
 
     /// To its database, whether it is up or down.

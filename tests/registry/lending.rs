@@ -9,7 +9,7 @@ use sublet::{
     client::LeaseRequestId,
     domain::{
         id::PartitionId,
-        lending_key,
+        lending_key::{self, Operation},
         matching::{Condition, Conditions},
         money::Micros,
         terms::{Epoch, TermsVersion},
@@ -62,8 +62,9 @@ async fn the_key_of_a_lease_says_what_the_lease_says() {
     let host = Host::enrol(&server, &lender).await;
     let offer = host.offer(terms(1, 0)).await;
     let granted = lease(&bob, &wish(&offer, 600)).await.unwrap();
-    let issuer = host.enrolled.issuer.public_key.parse().unwrap();
-    let claims = lending_key::read(granted.key.reveal(), &issuer, granted.lease.started_at).unwrap();
+    let issuers = [host.enrolled.issuer.public_key.parse().unwrap()];
+    let claims =
+        lending_key::read(granted.key.reveal(), &issuers, Operation::Open, granted.lease.started_at).unwrap();
     let lease = &granted.lease;
     assert_eq!((claims.lease, claims.epoch, claims.expires_at), (lease.id, lease.epoch, lease.expires_at));
     assert_eq!(
@@ -189,8 +190,10 @@ async fn the_same_wish_again_is_the_same_lease_with_a_key_of_the_same_claims() {
     let first = bob.make_lease(once, &wish(&offer, 600)).await.unwrap();
     let again = bob.make_lease(once, &wish(&offer, 600)).await.unwrap();
     assert_eq!(first.lease, again.lease);
-    let issuer = host.enrolled.issuer.public_key.parse().unwrap();
-    let claims = |key: &Secret| lending_key::read(key.reveal(), &issuer, first.lease.started_at).unwrap();
+    let issuers = [host.enrolled.issuer.public_key.parse().unwrap()];
+    let claims = |key: &Secret| {
+        lending_key::read(key.reveal(), &issuers, Operation::Open, first.lease.started_at).unwrap()
+    };
     assert_eq!(claims(&first.key), claims(&again.key));
     assert_refused(bob.make_lease(once, &wish(&offer, 601)).await, Code::IdempotencyKeyReused);
     assert_eq!(bob.leases().await.unwrap().leases, [first.lease]);

@@ -20,3 +20,4 @@ mod privacy;
 mod program;
 mod server;
 mod tls;
+mod trust;

@@ -3,18 +3,25 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::{FromRequestParts, MatchedPath},
+    http::request::Parts,
+};
+use thiserror::Error;
 
 use super::Agent;
 use crate::{
-    agent::partition::{admission, partitions::Handle},
+    agent::{
+        partition::{admission, error::PartitionError, partitions::Handle},
+        services::Services,
+    },
     api::{
         http::{Bearer, PathIds},
         problem::{Code, Problem},
     },
     domain::{
         id::PartitionId,
-        lending_key::{self, KeyClaims, KeyRefusal},
+        lending_key::{KeyClaims, KeyRefusal, Operation},
         secret::Secret,
     },
 };
@@ -31,7 +38,7 @@ impl FromRequestParts<Arc<Agent>> for Owner {
         if identity.is_owner(&token) {
             return Ok(Self);
         }
-        match lending_key::read(token.reveal(), &identity.trusted_issuer(), agent.services.clock.now()) {
+        match agent.services.keys.read(&token, Operation::Look, agent.services.clock.now()) {
             Ok(_) => Err(Problem::new(
                 Code::Forbidden,
                 "a lending key does not allow that; the owner's token does",
@@ -56,8 +63,7 @@ impl FromRequestParts<Arc<Agent>> for Visitor {
         if identity.is_owner(&token) {
             return Ok(Self::Owner);
         }
-        let claims =
-            lending_key::read(token.reveal(), &identity.trusted_issuer(), agent.services.clock.now())?;
+        let claims = agent.services.keys.read(&token, operation(parts)?, agent.services.clock.now())?;
         if claims.host != identity.host() {
             return Err(KeyRefusal::OtherHost.into());
         }
@@ -82,6 +88,17 @@ pub(super) struct Borrowed {
     pub(super) handle: Handle,
     pub(super) claims: KeyClaims,
     pub(super) key: Secret,
+    services: Arc<Services>,
+}
+
+impl Borrowed {
+    /// Whether the lease of the key is open, and the key still good.
+    pub(super) fn admit(&self) -> Result<(), PartitionError> {
+        if self.services.keys.is_revoked(self.claims.key) {
+            return Err(KeyRefusal::Revoked.into());
+        }
+        admission::admit(&self.claims, &self.handle.row().partition)
+    }
 }
 
 impl FromRequestParts<Arc<Agent>> for Borrowed {
@@ -95,10 +112,11 @@ impl FromRequestParts<Arc<Agent>> for Borrowed {
             return Err(Problem::new(Code::Forbidden, detail));
         }
         let id = partition_of(parts).await?;
-        let claims = admission::read_key(&key, &identity.trusted_issuer(), identity.host(), id, now)?;
+        let claims = agent.services.keys.read(&key, operation(parts)?, now)?;
+        let claims = admission::for_partition(claims, identity.host(), id)?;
         let handle = find(agent, id)?;
         admission::compare(&claims, &handle.row().partition)?;
-        Ok(Self { handle, claims, key })
+        Ok(Self { handle, claims, key, services: Arc::clone(&agent.services) })
     }
 }
 
@@ -127,6 +145,34 @@ impl FromRequestParts<Arc<Agent>> for Seen {
     }
 }
 
+/// What a call is, as restrictions of keys name it: by its route.
+fn operation(parts: &Parts) -> Result<Operation, Problem> {
+    let route = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
+    named(route).ok_or_else(|| Problem::internal(&UnnamedRoute(route.to_owned())))
+}
+
+fn named(route: &str) -> Option<Operation> {
+    let of_partition = match route {
+        "/v1/host" | "/v1/partitions" => return Some(Operation::Look),
+        route => route.strip_prefix("/v1/partitions/{id}")?,
+    };
+    Some(match of_partition {
+        "" => Operation::Look,
+        "/borrow" => Operation::Open,
+        "/jobs" | "/jobs/{job}" | "/jobs/{job}/cancel" => Operation::Jobs,
+        "/jobs/{job}/logs" => Operation::Logs,
+        "/console" => Operation::Console,
+        "/tunnel/{port}" => Operation::Tunnel,
+        "/stop" => Operation::Stop,
+        "/return" => Operation::Return,
+        _ => return None,
+    })
+}
+
+#[derive(Debug, Error)]
+#[error("no key can be restricted to or from {0:?}, which is served all the same")]
+struct UnnamedRoute(String);
+
 /// The partition that the path names.
 async fn partition_of(parts: &mut Parts) -> Result<PartitionId, Problem> {
     let PathIds(ids): PathIds<HashMap<String, String>> = PathIds::from_request_parts(parts, &()).await?;
@@ -137,4 +183,20 @@ async fn partition_of(parts: &mut Parts) -> Result<PartitionId, Problem> {
 fn find(agent: &Agent, id: PartitionId) -> Result<Handle, Problem> {
     let handle = agent.partitions.get(id);
     handle.ok_or_else(|| Problem::new(Code::NotFound, format!("this host has no partition {id}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_that_a_key_opens_has_an_operation() {
+        let description = serde_json::to_value(crate::agent::http::description()).unwrap();
+        for (route, item) in description["paths"].as_object().unwrap() {
+            let methods = item.as_object().unwrap().values();
+            let opened = methods.filter_map(|call| call["security"].as_array());
+            let by_key = opened.flatten().any(|way| way.get("lending_key").is_some());
+            assert!(!by_key || named(route).is_some(), "{route}");
+        }
+    }
 }

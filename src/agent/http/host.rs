@@ -2,13 +2,47 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 
-use super::{Agent, auth::Visitor};
-use crate::api::{
-    agent::{Capacity, HostView},
-    problem::Problem,
+use super::{
+    Agent,
+    auth::{Owner, Visitor},
 };
+use crate::{
+    agent::registry_link::LinkError,
+    api::{
+        agent::{Capacity, HostView},
+        problem::{Code, Problem},
+    },
+    client::ClientError,
+};
+
+/// Has the registry give the host another token in place of the one that it goes by.
+#[utoipa::path(
+    post, path = "/v1/host/token/rotate", tag = "host", security(("owner_token" = [])),
+    responses(
+        (status = 204, description = "The host goes by another token, and the old one is good for nothing"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn rotate_token(State(agent): State<Arc<Agent>>, _: Owner) -> Result<StatusCode, Problem> {
+    let services = &agent.services;
+    let registry = services.registry.as_ref();
+    let registry = registry.ok_or_else(|| Problem::new(Code::NoRegistry, "there is no token to change"))?;
+    registry.rotate_token(&services.config.state_directory).await?;
+    tracing::info!("the host goes by another token");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<LinkError> for Problem {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Client(ClientError::Refused(problem)) => *problem,
+            LinkError::Client(error) => Self::new(Code::RegistryUnreachable, error.to_string()),
+            error => Self::internal(&error),
+        }
+    }
+}
 
 /// What the host has, what of it is free, and which OS images it can start.
 #[utoipa::path(

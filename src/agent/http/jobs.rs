@@ -15,7 +15,6 @@ use crate::{
     agent::{
         guest::jobs::Job,
         partition::{
-            admission,
             driver::{Command, SubmitJob},
             error::PartitionError,
         },
@@ -82,7 +81,7 @@ fn spec(wanted: RunJob) -> Result<JobSpec, Problem> {
     ),
 )]
 pub(super) async fn list(borrowed: Borrowed) -> Result<Json<Jobs>, Problem> {
-    admission::admit(&borrowed.claims, &borrowed.handle.row().partition)?;
+    borrowed.admit()?;
     let mut jobs = borrowed.handle.jobs.list().await?;
     jobs.retain(|job| job.lease == borrowed.claims.lease);
     Ok(Json(Jobs { jobs: jobs.into_iter().map(|job| borrowed.handle.jobs.view(job)).collect() }))
@@ -129,7 +128,7 @@ async fn view(borrowed: &Borrowed, id: JobId) -> Result<JobView, Problem> {
 
 /// The job, where it is of the lease whose key was shown.
 pub(super) async fn find(borrowed: &Borrowed, id: JobId) -> Result<Job, PartitionError> {
-    admission::admit(&borrowed.claims, &borrowed.handle.row().partition)?;
+    borrowed.admit()?;
     let job = borrowed.handle.jobs.get(id).await?;
     job.filter(|job| job.lease == borrowed.claims.lease).ok_or(PartitionError::NoJob)
 }

@@ -23,7 +23,7 @@ use crate::{
             jobs::{Job, Stage},
             output,
         },
-        partition::{admission, error::PartitionError},
+        partition::error::PartitionError,
         services::Services,
     },
     api::{
@@ -128,6 +128,7 @@ impl JobFollower {
     async fn next(mut self) -> Next<Self> {
         loop {
             self.changes.mark_unchanged();
+            self.borrowed.admit().ok()?;
             if let Some(event) = self.output().await.or_else(|| self.silence()) {
                 return Some((Ok(event), Some(self)));
             }
@@ -208,8 +209,8 @@ pub(super) async fn console(
     borrowed: Borrowed,
     headers: HeaderMap,
 ) -> Result<Events, Problem> {
+    borrowed.admit()?;
     let row = borrowed.handle.row();
-    admission::admit(&borrowed.claims, &row.partition)?;
     let cid = row.machine.console_of().ok_or(PartitionError::NoGuest)?;
     let last = last_place(&headers)?;
     // Another guest's console is read from its start.
@@ -237,8 +238,8 @@ impl ConsoleFollower {
     async fn next(mut self) -> Next<Self> {
         loop {
             // Looked at before the console: of a guest that has ended, all is there. Another lease's is not shown.
+            self.borrowed.admit().ok()?;
             let row = self.borrowed.handle.row();
-            admission::admit(&self.borrowed.claims, &row.partition).ok()?;
             let runs = row.machine.boot().is_some() && row.machine.console_of() == Some(self.cid);
             let path = self.services.console(row.id, self.cid);
             let offset = self.offset;

@@ -22,6 +22,7 @@ use crate::{
         http::{PathIds, chain, header_text},
         problem::{Code, Problem},
     },
+    domain::lending_key::Operation,
 };
 
 /// How often it is looked whether a key has come to its end.
@@ -48,8 +49,8 @@ pub(super) async fn tunnel(
     PathIds((_, port)): PathIds<(String, u16)>,
     mut request: Request,
 ) -> Result<Response, Problem> {
+    borrowed.admit()?;
     let row = borrowed.handle.row();
-    admission::admit(&borrowed.claims, &row.partition)?;
     let client = upgrade(&mut request)?;
     if port == 0 {
         return Err(Problem::new(Code::InvalidRequest, "port: must be 1 to 65535, is 0"));
@@ -120,9 +121,10 @@ async fn over(agent: &Agent, borrowed: &Borrowed, cid: u32) {
 }
 
 fn is_admitted(agent: &Agent, borrowed: &Borrowed, row: &PartitionRow) -> bool {
-    let (identity, now) = (&agent.services.identity, agent.services.clock.now());
-    let key = admission::read_key(&borrowed.key, &identity.trusted_issuer(), identity.host(), row.id, now);
-    key.is_ok_and(|claims| admission::admit(&claims, &row.partition).is_ok())
+    let services = &agent.services;
+    let claims = services.keys.read(&borrowed.key, Operation::Tunnel, services.clock.now());
+    let claims = claims.and_then(|claims| admission::for_partition(claims, services.identity.host(), row.id));
+    claims.is_ok_and(|claims| admission::admit(&claims, &row.partition).is_ok())
 }
 
 #[cfg(test)]

@@ -1,28 +1,22 @@
 //! Who is let in: the key first, and only then the partition's state, so that a stranger with a wrong key learns
 //! nothing of it (`docs/adr/0003-a-wrong-key-learns-nothing.md`).
 
-use jiff::Timestamp;
-
 use super::error::PartitionError;
 use crate::{
     api::agent::BorrowPartition,
     domain::{
         id::{HostId, PartitionId},
-        lending_key::{self, IssuerPublicKey, KeyClaims, KeyRefusal, KnownPartition},
+        lending_key::{KeyClaims, KeyRefusal, KnownPartition},
         partition::{NotAllowed, OpenLease, Partition, State},
-        secret::Secret,
     },
 };
 
-/// Reads a key that was shown for a partition of this host, whether there is such a partition or not.
-pub fn read_key(
-    key: &Secret,
-    issuer: &IssuerPublicKey,
+/// What a key claims, if it is one of this partition of this host, whether there is such a partition or not.
+pub fn for_partition(
+    claims: KeyClaims,
     host: HostId,
     partition: PartitionId,
-    now: Timestamp,
 ) -> Result<KeyClaims, KeyRefusal> {
-    let claims = lending_key::read(key.reveal(), issuer, now)?;
     if claims.host != host {
         return Err(KeyRefusal::OtherHost);
     }
@@ -76,14 +70,15 @@ pub fn lease_of(claims: &KeyClaims) -> OpenLease {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use uuid::Uuid;
 
     use super::*;
     use crate::{
         agent::partition::table::tests::row,
         domain::{
-            id::{BorrowerId, IssuerId, LeaseId},
-            lending_key::IssuerKeyPair,
+            id::{BorrowerId, IssuerId, KeyId, LeaseId},
+            lending_key::{self, IssuerKeyPair, Operation},
             partition::Event,
             resources::AllocationDigest,
             terms::Epoch,
@@ -99,6 +94,7 @@ mod tests {
             host: HOST,
             partition: row(1).id,
             lease: LeaseId(Uuid::from_u128(epoch.into())),
+            key: KeyId(Uuid::from_u128(epoch.into())),
             epoch: Epoch(epoch),
             allocation: row(1).partition.terms.allocation.digest(),
             borrower: BorrowerId(Uuid::from_u128(4)),
@@ -112,7 +108,9 @@ mod tests {
 
     fn read_by(issuer: &IssuerKeyPair, claims: &KeyClaims, now: Timestamp) -> Result<KeyClaims, KeyRefusal> {
         let key = lending_key::issue(issuer, claims, [3; 32]).unwrap();
-        read_key(&key, &IssuerKeyPair::from_seed([1; 32]).public_key(), HOST, row(1).id, now)
+        let issuers = [IssuerKeyPair::from_seed([1; 32]).public_key()];
+        let claims = lending_key::read(key.reveal(), &issuers, Operation::Jobs, now)?;
+        for_partition(claims, HOST, row(1).id)
     }
 
     fn offered() -> Partition {

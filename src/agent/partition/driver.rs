@@ -31,7 +31,7 @@ use crate::{
         registry::RegisteredPartition,
     },
     domain::{
-        id::{BorrowerId, JobId, LeaseId},
+        id::{BorrowerId, JobId, KeyId, LeaseId},
         lease::DURATION_MAX_SECONDS,
         lending_key::{self, KeyClaims},
         partition::{Change, Effect, Event, HostEnd, NotAllowed, State, Transition, pending},
@@ -193,6 +193,7 @@ impl Driver {
             host: identity.host(),
             partition: self.row.id,
             lease: LeaseId(Uuid::new_v4()),
+            key: KeyId(Uuid::new_v4()),
             epoch: self.row.partition.next_epoch(),
             allocation: self.row.partition.terms.allocation.digest(),
             borrower: BorrowerId(Uuid::new_v4()),

@@ -78,6 +78,8 @@ pub enum EventKind {
     LeaseMade,
     LeaseRenewed,
     LeaseRecalled,
+    /// Another key took the place of the lease's: the one before opens nothing any more.
+    KeyRevoked,
     LeaseEnded,
     /// A host has seen what was set aside changed behind its agent's back.
     Violation,
@@ -99,6 +101,7 @@ impl EventKind {
             Self::LeaseMade => "lease_made",
             Self::LeaseRenewed => "lease_renewed",
             Self::LeaseRecalled => "lease_recalled",
+            Self::KeyRevoked => "key_revoked",
             Self::LeaseEnded => "lease_ended",
             Self::Violation => "violation",
             Self::HostUp => "host_up",

@@ -1,8 +1,11 @@
 //! Lender hosts: their enrolment, and what they report.
 
-use super::{ResourceDb, StoreError, accounts::TokenDigest, leases, partitions, value::values, work::Work};
+use super::{
+    ResourceDb, StoreError, accounts::TokenDigest, leases, partitions, revocations, tokens::NewToken,
+    value::values, work::Work,
+};
 use crate::{
-    api::registry::{EndedAtHost, RegisteredPartition},
+    api::registry::{EndedAtHost, HostContact, RegisteredPartition, RevokedKey},
     domain::{
         id::{HostId, LeaseId, LenderId},
         lease::LeaseEvent,
@@ -18,6 +21,7 @@ const REVISION: &str = "SELECT revision FROM hosts WHERE id = $1";
 pub struct HostRegister {
     pub revision: u64,
     pub partitions: Vec<RegisteredPartition>,
+    pub revoked: Vec<RevokedKey>,
 }
 
 /// What a host said of a lease that changes nothing, and why.
@@ -39,7 +43,20 @@ impl ResourceDb {
         self.write(move |work| {
             let insert = "INSERT INTO hosts (id, lender, address, created_at_us) VALUES ($1, $2, $3, $4)";
             work.sql.execute(insert, values![host, lender, address.as_str(), work.now])?;
-            work.insert_token(digest, None, Some(host))
+            work.insert_host_token(host, NewToken::lasting(digest))
+        })
+        .await
+    }
+
+    /// Where the host is reached from now on, and how it is known there.
+    pub async fn change_contact(&self, host: HostId, contact: HostContact) -> Result<(), StoreError> {
+        self.write(move |work| {
+            let update = "UPDATE hosts SET address = $1, tls_key = $2 WHERE id = $3";
+            let key = contact.tls_key.map(|key| key.to_string());
+            match work.sql.execute(update, values![contact.address.as_str(), key.as_deref(), host])? {
+                1 => Ok(()),
+                _ => Err(StoreError::NoRow),
+            }
         })
         .await
     }
@@ -59,7 +76,8 @@ impl ResourceDb {
     pub async fn host_register(&self, host: HostId) -> Result<HostRegister, StoreError> {
         self.read(move |sql| {
             let revision = sql.one(REVISION, values![host], |mut row| row.take())?;
-            Ok(HostRegister { revision, partitions: partitions::of_host(sql, host)? })
+            let revoked = revocations::of_host(sql, host)?;
+            Ok(HostRegister { revision, partitions: partitions::of_host(sql, host)?, revoked })
         })
         .await
     }

@@ -16,18 +16,19 @@ use super::{
 use crate::{
     api::registry::{Lease, LeaseEnd, MakeLease},
     domain::{
-        id::{BorrowerId, HostId, LeaseId, LenderId, PartitionId},
+        id::{BorrowerId, HostId, KeyId, LeaseId, LenderId, PartitionId},
         lease::{End, EndReason, LeaseCourse, LeaseEffect, LeaseEvent, LeaseState, LeaseTransition},
         ledger::Billing,
         money::{FeeRate, Rounding},
         registration::{RegistrationEvent, RegistrationNotAllowed},
         terms::{Epoch, Terms},
+        tls_key::TlsKey,
     },
     registry::crash_point::CrashPoint,
 };
 
 const SELECT: &str = "SELECT l.id, l.host, h.address, l.partition, l.borrower, l.lender, l.epoch, l.contract, \
-                      l.started_at_us, l.expires_at_us, l.state, l.ended_at_us, l.end_reason \
+                      l.started_at_us, l.expires_at_us, l.state, l.ended_at_us, l.end_reason, h.tls_key, l.key_id \
                       FROM leases l JOIN hosts h ON h.id = l.host";
 /// Most leases that expire in one transaction.
 const EXPIRE_MAX: u32 = 500;
@@ -107,6 +108,8 @@ pub(super) struct LeaseRow {
     epoch: Epoch,
     pub(super) contract: Contract,
     pub(super) course: LeaseCourse,
+    host_tls_key: Option<TlsKey>,
+    pub(super) key: KeyId,
 }
 
 impl ResourceDb {
@@ -169,7 +172,7 @@ impl ResourceDb {
     }
 }
 
-fn find_of_borrower(
+pub(super) fn find_of_borrower(
     sql: &mut dyn Sql,
     borrower: BorrowerId,
     lease: LeaseId,
@@ -185,6 +188,11 @@ pub(super) fn find_of_host(
 ) -> Result<Option<LeaseRow>, StoreError> {
     let select = format!("{SELECT} WHERE l.id = $1 AND l.host = $2");
     sql.first(&select, values![lease, host], LeaseRow::of)
+}
+
+pub(super) fn find_of_key(sql: &mut dyn Sql, key: KeyId) -> Result<Option<LeaseRow>, StoreError> {
+    let select = format!("{SELECT} WHERE l.key_id = $1 OR (l.key_id IS NULL AND l.id = $1)");
+    sql.first(&select, values![key], LeaseRow::of)
 }
 
 fn due(sql: &mut dyn Sql, now: Timestamp) -> Result<Vec<LeaseRow>, StoreError> {
@@ -320,8 +328,9 @@ impl Work<'_> {
 
 impl LeaseRow {
     fn of(mut row: Row) -> Result<Self, StoreError> {
+        let id: LeaseId = row.take()?;
         Ok(Self {
-            id: row.take()?,
+            id,
             host: row.take()?,
             host_address: row.take()?,
             partition: row.take()?,
@@ -334,19 +343,23 @@ impl LeaseRow {
                 expires_at: row.take()?,
                 state: lease_state(&mut row)?,
             },
+            host_tls_key: row.take_word_or_none()?,
+            key: row.take::<Option<_>>()?.unwrap_or(KeyId(id.0)),
         })
     }
 
-    fn view(self) -> Lease {
+    pub(super) fn view(self) -> Lease {
         let end = self.course.end().map(|end| self.end_view(end));
         Lease {
             id: self.id,
             host: self.host,
             host_address: self.host_address,
+            host_tls_key: self.host_tls_key,
             partition: self.partition,
             borrower: self.borrower,
             terms: self.contract.terms,
             rounding: self.contract.rounding,
+            key: self.key,
             epoch: self.epoch,
             started_at: self.course.started_at,
             expires_at: self.course.expires_at,

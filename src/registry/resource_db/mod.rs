@@ -44,6 +44,9 @@ mod hosts;
 mod leases;
 mod ledger;
 mod partitions;
+mod revocations;
+mod signing_keys;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -61,7 +64,10 @@ pub use leases::{Contract, EndError, Reserve, ReserveError, Reserved};
 pub use location::Location;
 pub use meters::Metered;
 pub use partitions::RegisterError;
+pub use revocations::RevokeError;
+pub use signing_keys::SigningKey;
 pub use sqlite::OpenError;
+pub use tokens::{Access, NewToken, TokenOwner};
 pub use work::{Change, Happened, OnCommit};
 
 /// An open database. Clones share it.

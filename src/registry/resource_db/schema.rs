@@ -17,7 +17,8 @@
 //! to itself by way of others, gets that constraint in PostgreSQL after both are made.
 
 /// The number of a schema is how many of these it has.
-pub(super) const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_first.sql")];
+pub(super) const MIGRATIONS: [&str; 2] =
+    [include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_trust.sql")];
 
 /// The migration as SQLite takes it.
 pub(super) fn for_sqlite(migration: &str) -> String {

@@ -7,6 +7,7 @@ use std::{
 use tempfile::TempDir;
 
 mod model;
+mod trust;
 
 use super::*;
 use crate::{
@@ -55,9 +56,13 @@ async fn open(path: PathBuf, clock: &Arc<Clock>) -> (ResourceDb, Arc<Mutex<Vec<C
     (db.unwrap(), announced)
 }
 
+async fn principal(db: &ResourceDb, digest: TokenDigest) -> Option<Principal> {
+    db.access(digest, "2026-01-01T12:00:00Z".parse().unwrap()).await.unwrap().map(|access| access.principal)
+}
+
 async fn account(db: &ResourceDb, kind: AccountKind, name: &str, digest: TokenDigest) -> Principal {
-    db.add_token(kind, name.to_owned(), digest).await.unwrap();
-    db.principal(digest).await.unwrap().unwrap()
+    db.add_token(TokenOwner::Account(kind, name.to_owned()), NewToken::lasting(digest)).await.unwrap();
+    principal(db, digest).await.unwrap()
 }
 
 async fn borrower(db: &ResourceDb, name: &str, digest: TokenDigest) -> BorrowerId {
@@ -132,10 +137,10 @@ fn all() -> Page {
 #[tokio::test]
 async fn a_token_leads_to_whose_it_is_and_another_to_nobody() {
     let market = market().await;
-    assert_eq!(market.db.principal([1; 32]).await.unwrap(), Some(Principal::Lender(market.lender)));
-    assert_eq!(market.db.principal([2; 32]).await.unwrap(), Some(Principal::Borrower(market.borrower)));
-    assert_eq!(market.db.principal([3; 32]).await.unwrap(), Some(Principal::Host(market.host)));
-    assert_eq!(market.db.principal([4; 32]).await.unwrap(), None);
+    assert_eq!(principal(&market.db, [1; 32]).await, Some(Principal::Lender(market.lender)));
+    assert_eq!(principal(&market.db, [2; 32]).await, Some(Principal::Borrower(market.borrower)));
+    assert_eq!(principal(&market.db, [3; 32]).await, Some(Principal::Host(market.host)));
+    assert_eq!(principal(&market.db, [4; 32]).await, None);
 }
 
 #[tokio::test]
@@ -143,15 +148,6 @@ async fn a_second_token_of_a_name_is_of_the_same_account() {
     let market = market().await;
     assert_eq!(borrower(&market.db, "bob", [5; 32]).await, market.borrower);
     assert_ne!(borrower(&market.db, "eve", [6; 32]).await, market.borrower);
-}
-
-#[tokio::test]
-async fn the_signing_key_is_the_first_one_for_ever() {
-    let market = market().await;
-    let fresh =
-        |n| (crate::domain::id::IssuerId(Uuid::from_u128(n)), crate::api::secret::Secret::new(n.to_string()));
-    assert_eq!(market.db.issuer(fresh(1)).await.unwrap(), fresh(1));
-    assert_eq!(market.db.issuer(fresh(2)).await.unwrap(), fresh(1));
 }
 
 #[tokio::test]
@@ -179,8 +175,9 @@ async fn a_second_borrower_is_refused() {
 async fn law_1_is_the_databases_too() {
     let market = market().await;
     market.borrow().await;
-    let sql = "INSERT INTO leases SELECT randomblob(16), host, partition, borrower, lender, epoch + 1, contract, \
-               started_at_us, expires_at_us, state, ended_at_us, end_reason FROM leases";
+    let sql = "INSERT INTO leases (id, host, partition, borrower, lender, epoch, contract, started_at_us, expires_at_us, \
+               state) SELECT randomblob(16), host, partition, borrower, lender, epoch + 1, contract, started_at_us, \
+               expires_at_us, state FROM leases";
     let error = market.raw().execute(sql, ()).unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation));
 }

@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::StoreError;
-use crate::domain::id::{BorrowerId, HostId, IssuerId, LeaseId, LenderId, PartitionId};
+use crate::domain::id::{BorrowerId, HostId, IssuerId, KeyId, LeaseId, LenderId, PartitionId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
@@ -60,6 +60,12 @@ impl Row {
     /// The next column, one word of a few.
     pub(super) fn take_word<T: FromStr>(&mut self) -> Result<T, StoreError> {
         self.take::<String>()?.parse().map_err(|_| self.unreadable())
+    }
+
+    /// The next column, one word of a few, or nothing.
+    pub(super) fn take_word_or_none<T: FromStr>(&mut self) -> Result<Option<T>, StoreError> {
+        let word = self.take::<Option<String>>()?.map(|word| word.parse());
+        word.transpose().map_err(|_| self.unreadable())
     }
 
     /// What was taken last cannot be, or not beside what was taken before it.
@@ -183,7 +189,7 @@ macro_rules! names {
     )*};
 }
 
-names!(BorrowerId, HostId, IssuerId, LeaseId, LenderId, PartitionId);
+names!(BorrowerId, HostId, IssuerId, KeyId, LeaseId, LenderId, PartitionId);
 
 #[cfg(test)]
 mod tests {

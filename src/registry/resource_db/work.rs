@@ -31,6 +31,8 @@ pub enum Happened {
     LeaseMade,
     LeaseRenewed,
     LeaseRecalled,
+    /// Another key took the place of the lease's.
+    KeyRevoked,
     LeaseEnded,
 }
 

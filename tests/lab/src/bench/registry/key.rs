@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use sublet::domain::{
-    id::{BorrowerId, HostId, IssuerId, LeaseId, PartitionId},
-    lending_key::{IssuerKeyPair, KeyClaims, KnownPartition, issue, read},
+    id::{BorrowerId, HostId, IssuerId, KeyId, LeaseId, PartitionId},
+    lending_key::{IssuerKeyPair, KeyClaims, KnownPartition, Operation, issue, read},
     resources::Allocation,
     terms::Epoch,
 };
@@ -28,6 +28,7 @@ pub(super) fn check_us() -> Result<f64, RegistryBenchError> {
         host: HostId(Uuid::now_v7()),
         partition: PartitionId(Uuid::new_v4()),
         lease: LeaseId(Uuid::now_v7()),
+        key: KeyId(Uuid::now_v7()),
         epoch: Epoch(7),
         allocation,
         borrower: BorrowerId(Uuid::now_v7()),
@@ -36,11 +37,12 @@ pub(super) fn check_us() -> Result<f64, RegistryBenchError> {
     let key = issue(&issuer, &claims, rand::random()).map_err(|error| failed(&error))?;
     let known =
         KnownPartition { host: claims.host, partition: claims.partition, epoch: claims.epoch, allocation };
-    let pinned = issuer.public_key();
+    let pinned = [issuer.public_key()];
     let mut took_us = Vec::with_capacity(CHECKS);
     for _ in 0..CHECKS {
         let started = Instant::now();
-        let read = read(black_box(key.reveal()), &pinned, now).map_err(|error| failed(&error))?;
+        let read =
+            read(black_box(key.reveal()), &pinned, Operation::Jobs, now).map_err(|error| failed(&error))?;
         read.compare(&known).map_err(|error| failed(&error))?;
         took_us.push(started.elapsed().as_secs_f64() * 1e6);
     }
