@@ -89,6 +89,8 @@ type Kind = Arc<Terms>;
 #[derive(Debug, Default)]
 pub(super) struct SearchIndex {
     kinds: HashMap<Kind, OfKind>,
+    /// Kinds whose runs are not empty, by where these begin: a search opens a run when it has come that far.
+    begins: BTreeMap<Place, Kind>,
     hosts: HashMap<HostId, HostOffers>,
     free: usize,
 }
@@ -118,10 +120,10 @@ pub(super) struct Found {
 impl SearchIndex {
     /// Takes the partition's row as it is now; none: it is not registered any more.
     pub(super) fn put(&mut self, host: HostId, partition: PartitionId, row: Option<&RegisteredPartition>) {
-        let of_host = self.hosts.entry(host).or_default();
-        if let Some((kind, row)) = of_host.offers.remove(&partition) {
+        let before = self.hosts.entry(host).or_default().offers.remove(&partition);
+        if let Some((kind, row)) = before {
             self.free -= 1;
-            forget(&mut self.kinds, &kind, &row);
+            self.forget(&kind, &row);
         }
         let Some(row) = row.filter(|row| row.state == LendingState::Free) else { return };
         let spot = Spot {
@@ -133,8 +135,12 @@ impl SearchIndex {
         };
         let offer = Row { spot, version: row.version };
         self.free += 1;
-        let kind = keep(&mut self.kinds, &row.terms, offer, of_host.heard);
-        of_host.offers.insert(partition, (kind, offer));
+        let kind = self.keep(&row.terms);
+        let of_host = self.hosts.entry(host).or_default();
+        of_host.offers.insert(partition, (Arc::clone(&kind), offer));
+        if of_host.heard {
+            self.change_run(&kind, |run| run.insert(offer));
+        }
     }
 
     /// The host is heard, or is silent: then its offers are hidden, not forgotten.
@@ -144,9 +150,40 @@ impl SearchIndex {
             return;
         }
         of_host.heard = heard;
-        for (kind, row) in of_host.offers.values() {
-            let Some(OfKind { run, .. }) = self.kinds.get_mut(kind) else { continue };
-            if heard { run.insert(*row) } else { run.remove(&row.spot) }
+        let offers: Vec<_> = of_host.offers.values().cloned().collect();
+        for (kind, row) in offers {
+            self.change_run(&kind, |run| if heard { run.insert(row) } else { run.remove(&row.spot) });
+        }
+    }
+
+    /// Counts an offer of these terms with its kind.
+    fn keep(&mut self, terms: &Terms) -> Kind {
+        let allocation = Allocation { memory_mib: u64::MAX, disk_mib: u64::MAX, ..terms.allocation };
+        let best = Terms { allocation, price: Price { per_hour_micros: 0, ..terms.price }, ..terms.clone() };
+        let known = self.kinds.get_key_value(&best).map(|(kind, _)| Arc::clone(kind));
+        let kind = known.unwrap_or_else(|| Arc::new(best));
+        self.kinds.entry(Arc::clone(&kind)).or_default().count += 1;
+        kind
+    }
+
+    fn forget(&mut self, kind: &Kind, row: &Row) {
+        self.change_run(kind, |run| run.remove(&row.spot));
+        let Some(of_kind) = self.kinds.get_mut(kind) else { return };
+        of_kind.count -= 1;
+        if of_kind.count == 0 {
+            self.kinds.remove(kind);
+        }
+    }
+
+    /// Changes a kind's run, and remembers where it begins now.
+    fn change_run(&mut self, kind: &Kind, change: impl FnOnce(&mut Run)) {
+        let Some(OfKind { run, .. }) = self.kinds.get_mut(kind) else { return };
+        let began = run.first().map(|row| Place::of(kind, &row.spot));
+        change(run);
+        let begins = run.first().map(|row| Place::of(kind, &row.spot));
+        if began != begins {
+            began.map(|place| self.begins.remove(&place));
+            begins.map(|place| self.begins.insert(place, Arc::clone(kind)));
         }
     }
 
@@ -157,15 +194,17 @@ impl SearchIndex {
 
     /// The first `limit` offers after `after` that meet the conditions, of hosts that are heard.
     pub(super) fn search(&self, conditions: &Conditions, after: Option<Place>, limit: usize) -> Found {
-        let mut heads: BinaryHeap<_> = self
-            .kinds
-            .iter()
-            .filter(|(kind, of_kind)| of_kind.run.len() > 0 && conditions.satisfied_by(kind))
-            .filter_map(|(kind, of_kind)| Head::first(kind, &of_kind.run, conditions, after.as_ref()))
-            .map(Reverse)
-            .collect();
+        let mut unopened = self.begins.iter().peekable();
+        let mut heads = BinaryHeap::new();
         let (mut offers, mut next) = (Vec::new(), None);
-        while let Some(Reverse(head)) = heads.pop() {
+        loop {
+            // A run that begins behind the first of those that are open can wait.
+            while let Some((_, kind)) = unopened.next_if(|(begins, _)| {
+                heads.peek().is_none_or(|Reverse(head): &Reverse<Head<'_>>| **begins < head.place)
+            }) {
+                heads.extend(self.open(kind, conditions, after.as_ref()).map(Reverse));
+            }
+            let Some(Reverse(head)) = heads.pop() else { break };
             if offers.len() == limit {
                 return Found { offers, next };
             }
@@ -174,6 +213,16 @@ impl SearchIndex {
             heads.extend(head.following(conditions).map(Reverse));
         }
         Found { offers, next: None }
+    }
+
+    fn open<'a>(
+        &'a self,
+        kind: &'a Kind,
+        conditions: &Conditions,
+        after: Option<&Place>,
+    ) -> Option<Head<'a>> {
+        let judged = Some(kind).filter(|kind| conditions.satisfied_by(kind))?;
+        Head::first(judged, &self.kinds.get(kind)?.run, conditions, after)
     }
 
     /// Why nothing matches.
@@ -188,29 +237,6 @@ impl SearchIndex {
             run.explain(conditions, &mut explanation);
         }
         explanation
-    }
-}
-
-/// Counts an offer of these terms with its kind, and has it found if its host is heard.
-fn keep(kinds: &mut HashMap<Kind, OfKind>, terms: &Terms, row: Row, heard: bool) -> Kind {
-    let allocation = Allocation { memory_mib: u64::MAX, disk_mib: u64::MAX, ..terms.allocation };
-    let best = Terms { allocation, price: Price { per_hour_micros: 0, ..terms.price }, ..terms.clone() };
-    let known = kinds.get_key_value(&best).map(|(kind, _)| Arc::clone(kind));
-    let kind = known.unwrap_or_else(|| Arc::new(best));
-    let of_kind = kinds.entry(Arc::clone(&kind)).or_default();
-    of_kind.count += 1;
-    if heard {
-        of_kind.run.insert(row);
-    }
-    kind
-}
-
-fn forget(kinds: &mut HashMap<Kind, OfKind>, kind: &Kind, row: &Row) {
-    let Some(of_kind) = kinds.get_mut(kind) else { return };
-    of_kind.run.remove(&row.spot);
-    of_kind.count -= 1;
-    if of_kind.count == 0 {
-        kinds.remove(kind);
     }
 }
 

@@ -74,6 +74,10 @@ impl Run {
         self.len
     }
 
+    pub(super) fn first(&self) -> Option<&Row> {
+        self.blocks.first()?.rows.first()
+    }
+
     pub(super) fn row(&self, at: At) -> Option<&Row> {
         self.blocks.get(at.block)?.rows.get(at.row)
     }

@@ -29,7 +29,7 @@ const MANY_OFFERS: usize = 1_000_000;
 const PAST_LEASES: usize = 1_000_000;
 /// Connections that search at a time, and how many searches all of them make.
 const SEARCHERS: usize = 2;
-const SEARCHES: usize = 20_000;
+const SEARCHES: usize = 6_000;
 /// Connections that borrow at a time, and how many leases all of them make.
 const BORROWERS: usize = 256;
 const LEASES: usize = 30_000;
