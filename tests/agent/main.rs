@@ -11,6 +11,7 @@
 mod bad_input;
 mod carving;
 mod openapi;
+mod registry;
 mod request_ids;
 mod restarts;
 mod server;
