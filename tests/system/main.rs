@@ -22,6 +22,7 @@ mod jobs;
 mod kernels;
 mod network;
 mod ports;
+mod power;
 mod restarts;
 mod ssh;
 mod tour;

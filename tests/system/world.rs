@@ -40,6 +40,7 @@ const SHOWN_OF_LOG_BYTES: usize = 6000;
 
 pub(crate) struct World {
     pub(crate) registry: String,
+    lab: Lab,
     pub(crate) lab_host: Host,
     pub(crate) system: System,
     /// Folder with our programs, static.
@@ -100,7 +101,7 @@ impl World {
         let lab_host = lab.up("host-1", &options, &system).unwrap();
         let borrower = RegistryClient::new(&registry, Some(Secret::new(borrower_token.trim()))).unwrap();
         let runtime = Runtime::new().unwrap();
-        Self { registry, lab_host, system, programs, directory: files, borrower, runtime }
+        Self { registry, lab, lab_host, system, programs, directory: files, borrower, runtime }
     }
 
     pub(crate) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
@@ -115,6 +116,14 @@ impl World {
 
     pub(crate) fn agent_with(&self, key: &Secret) -> AgentClient {
         AgentClient::new(&self.lab_host.address(), Some(key.clone())).unwrap()
+    }
+
+    /// A host of one test's own, at the same registry where it has an agent; it is gone with what is answered.
+    pub(crate) fn another_host(&self, name: &str, options: HostOptions) -> AnotherHost {
+        let registry = options.agent.then(|| self.registry.clone());
+        let enrolment_token_file = options.agent.then(|| self.directory.join("alice.token"));
+        let options = HostOptions { registry, enrolment_token_file, ..options };
+        AnotherHost(self.lab.up(name, &options, &self.system).unwrap())
     }
 
     /// A file with a new token of another borrower or lender.
@@ -245,6 +254,16 @@ impl World {
             }
             thread::yield_now();
         }
+    }
+}
+
+/// A host beside the one that all tests share.
+pub(crate) struct AnotherHost(pub(crate) Host);
+
+impl Drop for AnotherHost {
+    fn drop(&mut self) {
+        let removed = world().lab.remove(&self.0);
+        assert!(removed.is_ok() || thread::panicking(), "{removed:?}");
     }
 }
 
