@@ -1,6 +1,7 @@
 //! The CLI's commands, a file a noun: `sublet` for borrowers and lenders.
 
 pub mod args;
+mod audit;
 mod bill;
 mod borrow;
 mod context;
@@ -57,7 +58,10 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Stop { lease } => job::stop(&context, lease.lease).await,
         Command::Return { lease } => borrow::give_back(&context, lease.lease).await,
         Command::Rent(rent) => rent::rent(&context, &rent).await,
-        Command::Bill { lease } => bill::bill(&context, lease).await,
         Command::Watch => watch::watch(&context).await,
+        Command::Renew(renew) => borrow::renew(&context, &renew).await,
+        Command::Recall { lease } => borrow::recall(&context, lease).await,
+        Command::Bill(bill) => bill::bill(&context, &bill).await,
+        Command::Audit { file } => audit::audit(&context, &file),
     }
 }

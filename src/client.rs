@@ -9,5 +9,5 @@ mod trust;
 pub use agent::{AgentClient, Tunnel};
 pub use events::{LogEvent, LogEvents, MarketEvents};
 pub use http::{ClientError, bare};
-pub use registry::{LeaseRequestId, RegistryClient};
+pub use registry::{HostRequestId, LeaseRequestId, RegistryClient};
 pub use trust::{Trust, TrustError};

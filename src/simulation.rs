@@ -200,6 +200,7 @@ fn carved(number: u128) -> PartitionRow {
         cpu_model: "a CPU".to_owned(),
         network: Default::default(),
         qualities: Default::default(),
+        lending: Default::default(),
     };
     PartitionRow {
         id: PartitionId(Uuid::from_u128(number)),

@@ -23,6 +23,7 @@ use crate::{
         money::{Currency, PRICE_MAX_MICROS, Price},
         qualities::{BadQualities, validate_labels},
         resources::Allocation,
+        terms::{BadTerms, LendingRules},
     },
 };
 
@@ -71,6 +72,9 @@ pub struct Config {
     /// What the owner says of the host's partitions, for borrowers to search by.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How long leases may be, and how they are recalled; it counts for what is offered from now on.
+    #[serde(default)]
+    pub lending: LendingRules,
     /// Whom VMMs run as.
     #[serde(default)]
     pub users: Users,
@@ -182,6 +186,8 @@ pub enum ConfigError {
     #[error(transparent)]
     Labels(#[from] BadQualities),
     #[error(transparent)]
+    Lending(#[from] BadTerms),
+    #[error(transparent)]
     Users(#[from] BadUsers),
     #[error(transparent)]
     Disk(#[from] BadDisk),
@@ -236,6 +242,7 @@ impl Config {
         }
         self.guests.validate()?;
         validate_labels(&self.labels)?;
+        self.lending.validate()?;
         self.users.validate()?;
         self.disk.validate()?;
         self.network.validate()?;

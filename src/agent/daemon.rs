@@ -191,6 +191,9 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
 async fn follow_registry(services: Arc<Services>, partitions: Arc<Partitions>) {
     let Some(registry) = &services.registry else { return };
     introduce(registry).await;
+    // Leases that were lost with the host are told with the first heartbeat: the one before it was the last in which
+    // they were well.
+    partitions.recovered().await;
     let (mut known, mut wait_ms, mut retry) = (None, 0, Retry::default());
     loop {
         // What there is to report does not wait for the answer to an earlier heartbeat.

@@ -154,6 +154,17 @@ impl Enrolment {
     }
 }
 
+/// The name of this host's wish to be enrolled: asked for again after a lost answer, it is the same host.
+pub fn enrolment_request(state_directory: &Path) -> Result<Uuid, IdentityError> {
+    let path = state_directory.join("enrolment-request.json");
+    if let Some(request) = read(&path)? {
+        return Ok(request);
+    }
+    let request = Uuid::new_v4();
+    write(&path, &request)?;
+    Ok(request)
+}
+
 fn enrolment_path(state_directory: &Path) -> PathBuf {
     state_directory.join("registry.json")
 }

@@ -14,17 +14,18 @@ use tokio::sync::Notify;
 
 use super::{
     config::RegistryConfig,
-    identity::{Enrolment, IdentityError, read_secret},
+    identity::{Enrolment, IdentityError, enrolment_request, read_secret},
     partition::table::{Reports, Table, TableError},
 };
 use crate::{
     api::{
         problem::Code,
-        registry::{EnrolHost, Heartbeat, HeartbeatReply, HostContact, OfferPartition},
+        registry::{ChangeOffer, EnrolHost, Heartbeat, HeartbeatReply, HostContact, OfferPartition},
     },
-    client::{ClientError, RegistryClient, TrustError},
+    client::{ClientError, HostRequestId, RegistryClient, TrustError},
     domain::{
         id::PartitionId,
+        partition::Change,
         secret::Secret,
         terms::{Terms, TermsVersion},
     },
@@ -62,9 +63,10 @@ pub async fn enrol(
     let file = file.ok_or(LinkError::NoToken("set registry.enrolment_token_file"))?;
     let client = RegistryClient::trusting(&config.url, Some(read_secret(file)?), &config.trust()?)?;
     let host = EnrolHost { address: advertise.to_owned() };
+    let request = HostRequestId(enrolment_request(state_directory)?);
     let mut retry = Retry::default();
     loop {
-        match client.enrol_host(&host).await {
+        match client.enrol_host(request, &host).await {
             Ok(enrolled) => return Ok(Enrolment::store(state_directory, enrolled)?),
             Err(error) if error.is_unreachable() => {
                 tracing::warn!(error = crate::api::http::chain(&error), "waiting for the registry");
@@ -184,9 +186,9 @@ impl RegistryLink {
         &self,
         partition: PartitionId,
         version: TermsVersion,
-        terms: &Terms,
+        change: &Change,
     ) -> Answer<TermsVersion> {
-        let offer = OfferPartition { terms: terms.clone() };
+        let offer = ChangeOffer { terms: change.terms.clone(), new_key: change.new_key };
         let changed = self.client().change_partition(self.enrolment.host, partition, version, &offer).await;
         changed.map(|changed| changed.version).into()
     }

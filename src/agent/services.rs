@@ -74,6 +74,7 @@ impl Services {
             labels: self.config.labels.clone(),
             ..Qualities::default()
         };
-        Terms { os_images, cpu_model: self.inventory.cpu_model.clone(), qualities, ..terms }
+        let (cpu_model, lending) = (self.inventory.cpu_model.clone(), self.config.lending);
+        Terms { os_images, cpu_model, qualities, lending, ..terms }
     }
 }

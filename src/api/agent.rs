@@ -80,6 +80,9 @@ pub struct ChangePartition {
     pub allocation: Option<Allocation>,
     #[serde(default)]
     pub price: Option<Price>,
+    /// No key that was issued before opens the partition any more.
+    #[serde(default)]
+    pub new_key: bool,
 }
 
 /// One row of the partition table: patent (41)–(43), fig. 2; the key's place is taken by lease and epoch.

@@ -23,7 +23,7 @@ use tower_http::{
 };
 use tracing::Span;
 
-pub use extract::{Bearer, JsonBody, PathIds, QueryParams, header_text};
+pub use extract::{Bearer, JsonBody, PathIds, QueryParams, header_text, idempotency_key};
 pub use listener::{Peer, PeerCertificate};
 pub use metrics::RequestMetrics;
 pub use serve::{NotLoopback, ServedAt, Shutdown, init_logs, plain_http_allowed, serve};

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod http;
 pub mod problem;
 pub mod registry;
+pub mod statement;
 pub mod token;
 
 pub use crate::domain::secret;

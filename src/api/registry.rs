@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::secret::Secret;
 pub use events::{Event, EventKind};
 
-pub use crate::domain::lease::EndReason;
+pub use crate::domain::lease::{EndReason, Recall};
 use crate::domain::{
-    id::{BorrowerId, HostId, IssuerId, KeyId, LeaseId, PartitionId},
+    id::{BorrowerId, HostId, IssuerId, KeyId, LeaseId, LenderId, PartitionId},
+    ledger::entry::Entry,
     matching::{Conditions, Explanation},
-    money::{Currency, FeeRate, Micros, Rounding},
+    money::{Amount, Currency, FeeRate, Micros, Rounding},
     resources::AllocationDigest,
     terms::{Epoch, Terms, TermsVersion},
     tls_key::TlsKey,
@@ -64,6 +65,17 @@ pub struct Issuer {
 #[serde(deny_unknown_fields)]
 pub struct OfferPartition {
     pub terms: Terms,
+}
+
+/// `PATCH /v1/hosts/{host}/partitions/{partition}`: what a free partition is offered for from now on (fig. 7, S21–S32).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeOffer {
+    pub terms: Terms,
+    /// The partition's epoch is raised: no key that was issued before opens it any more.
+    #[serde(default)]
+    pub new_key: bool,
 }
 
 /// A registered partition, as its host sees it; the version is also the `ETag`.
@@ -217,8 +229,55 @@ pub struct MakeLease {
     pub host: HostId,
     pub partition: PartitionId,
     pub terms_version: TermsVersion,
-    /// The lease ends by itself after so many seconds; 1 to 31,536,000 (365 days).
+    /// The lease ends by itself after so many seconds; 1 to what the terms allow, at most 31,536,000 (365 days).
     pub duration_seconds: u64,
+    /// Most that the lease may cost, in the currency of its price: once it is spent the lease ends.
+    #[serde(default)]
+    pub budget: Option<Amount>,
+}
+
+/// `POST /v1/quotes`: what a lease would cost at most; it asks for what [`MakeLease`] would, and takes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AskQuote {
+    pub host: HostId,
+    pub partition: PartitionId,
+    pub duration_seconds: u64,
+    #[serde(default)]
+    pub budget: Option<Amount>,
+}
+
+/// What a lease of the partition would be, were it made with these terms. Nothing is reserved: the version of the
+/// terms says whether they are still these when the lease is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Quote {
+    pub host: HostId,
+    /// Base URL of the host's agent.
+    pub host_address: String,
+    pub partition: PartitionId,
+    pub terms: Terms,
+    pub terms_version: TermsVersion,
+    pub rounding: Rounding,
+    /// The lease ends after so many seconds unless it is returned or recalled before.
+    pub ends_after_seconds: u64,
+    /// For which reason then.
+    pub ends_for: EndReason,
+    /// What it costs then.
+    pub worst_case: Amount,
+}
+
+/// `POST /v1/leases/{lease}/renew`. Said again, it changes nothing; the answer always has a key until the lease's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RenewLease {
+    /// How long the lease shall be in all, from its start; not less than it is. What the terms allow, at most 365 days.
+    pub duration_seconds: u64,
+    /// Most that it may cost in all, not less than before; none: as before.
+    #[serde(default)]
+    pub budget: Option<Amount>,
 }
 
 /// A lease just made: all that the borrower needs (S46–S48).
@@ -245,6 +304,7 @@ pub struct Lease {
     pub host_tls_key: Option<TlsKey>,
     pub partition: PartitionId,
     pub borrower: BorrowerId,
+    pub lender: LenderId,
     pub terms: Terms,
     pub rounding: Rounding,
     /// Name of the lending key: what was signed under another is not good any more.
@@ -253,8 +313,20 @@ pub struct Lease {
     /// When billing started: the moment the registry made the lease.
     #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
     pub started_at: Timestamp,
+    /// When the time that was asked for is over; renewal moves it.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub asked_until: Timestamp,
+    /// When the lease ends unless it is ended before; the host knows it too.
     #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
     pub expires_at: Timestamp,
+    /// For which reason it ends then.
+    pub expires_for: EndReason,
+    /// Most that it may cost.
+    pub budget: Option<Micros>,
+    /// What it costs if it runs until then.
+    pub worst_case: Micros,
+    /// The lender wants the partition back.
+    pub recall: Option<Recall>,
     /// None: the lease is active.
     pub end: Option<LeaseEnd>,
 }
@@ -289,34 +361,94 @@ pub struct Leases {
     pub next_cursor: Option<String>,
 }
 
-/// `GET /v1/ledger`: a borrower sees its charges, a lender its payments.
+/// `GET /v1/ledger`: a borrower's or a lender's entries.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Ledger {
     /// Newest first.
-    pub rows: Vec<LedgerRow>,
+    pub entries: Vec<LedgerEntry>,
     pub next_cursor: Option<String>,
 }
 
-/// One settled lease [0041, 0096]; charge = payment + fee.
+/// An entry of the ledger; its legs sum to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct LedgerRow {
-    pub lease: LeaseId,
+pub struct LedgerEntry {
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// What the lease that it settles was billed for: with it the entry can be recomputed [0041, 0096].
+    pub used: Option<LeaseUse>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct LeaseUse {
     pub host: HostId,
     pub partition: PartitionId,
-    pub borrower: BorrowerId,
     #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
     pub started_at: Timestamp,
     #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
     pub ended_at: Timestamp,
     pub reason: EndReason,
     pub per_hour_micros: i64,
-    pub currency: Currency,
     pub rounding: Rounding,
-    pub charge: Micros,
     /// The registry's share of the charge, in millionths, as the lease says.
     pub fee_millionths: FeeRate,
-    pub fee: Micros,
-    pub payment: Micros,
+}
+
+/// `GET /v1/balances`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Balances {
+    pub balances: Vec<AccountBalance>,
+}
+
+/// How an account stands in one currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct AccountBalance {
+    pub currency: Currency,
+    /// What all entries have added to it; less than nothing: it is owed.
+    pub balance: Micros,
+    /// What all leases of the borrower that run could cost at most.
+    pub held: Micros,
+    /// Most that `held` may be beyond `balance`; none: no bound, unless there is one in another currency.
+    pub limit: Option<Micros>,
+}
+
+/// `GET /v1/statements/{yyyy-mm}`: one account's month, by UTC. A month that is over stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Statement {
+    #[cfg_attr(feature = "server", schema(example = "2026-11"))]
+    pub month: String,
+    pub account: Account,
+    /// Whether the month is over.
+    pub is_final: bool,
+    pub sums: Vec<StatementSum>,
+    /// Oldest first.
+    pub entries: Vec<LedgerEntry>,
+    pub next_cursor: Option<String>,
+}
+
+/// Whose money it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(tag = "role", content = "id", rename_all = "snake_case")]
+pub enum Account {
+    Borrower(BorrowerId),
+    Lender(LenderId),
+}
+
+/// A month in one currency: `closing = opening + leases + credits + deposits + payouts`, each as it adds to the account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct StatementSum {
+    pub currency: Currency,
+    pub opening: Micros,
+    pub leases: Micros,
+    pub credits: Micros,
+    pub deposits: Micros,
+    pub payouts: Micros,
+    pub closing: Micros,
 }

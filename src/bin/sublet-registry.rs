@@ -1,4 +1,4 @@
-//! The registry's program: serves, and makes the tokens of lenders and borrowers.
+//! The registry's program: serves, makes the tokens of lenders and borrowers, and keeps their accounts.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -17,9 +17,13 @@ use sublet::{
         http::{Shutdown, chain, init_logs},
         token::{Scope, TokenView},
     },
-    domain::money::FeeRate,
+    domain::{
+        id::LeaseId,
+        ledger::entry::Entry,
+        money::{Amount, FeeRate},
+    },
     registry::{
-        Operator, Role, Settings,
+        self, Operator, Role, Settings,
         http::{self, Listen, TlsFiles},
         resource_db::{AccountKind, Location},
     },
@@ -75,6 +79,50 @@ enum Command {
         #[command(subcommand)]
         command: SigningKeyCommand,
     },
+    /// Take a borrower's payment in; the same reference again is the same payment
+    Deposit {
+        #[arg(long, value_name = "NAME")]
+        borrower: String,
+        /// For example 20.00EUR
+        #[arg(long)]
+        amount: Amount,
+        /// By which the payment is found at the bank
+        #[arg(long)]
+        reference: String,
+    },
+    /// Pay a lender all that stands to its credit; the same reference again is the same payment
+    Payout {
+        #[arg(long, value_name = "NAME")]
+        lender: String,
+        #[arg(long)]
+        reference: String,
+    },
+    /// Give a borrower back a part of what a lease cost; the same reference again is the same credit
+    Credit {
+        #[arg(long)]
+        lease: LeaseId,
+        #[arg(long)]
+        amount: Amount,
+        /// Why, for both sides to read
+        #[arg(long)]
+        reason: String,
+        /// The receipt, or whatever else shows it
+        #[arg(long)]
+        reference: String,
+    },
+    /// Bound what a borrower's running leases may cost beyond what it has paid in
+    CreditLimit {
+        #[arg(long, value_name = "NAME")]
+        borrower: String,
+        /// For example 50EUR; in other currencies it is nothing then, unless one is set there too
+        #[arg(long, value_name = "AMOUNT")]
+        limit: Amount,
+        /// Take the limit in this currency away
+        #[arg(long)]
+        none: bool,
+    },
+    /// Write leases, entries and balances into a new file, for `sublet audit`
+    Export { file: PathBuf },
     /// Print the OpenAPI description of the HTTP API
     Openapi,
 }
@@ -101,6 +149,9 @@ struct Serve {
     /// How often hosts are to be heard; one that is silent for two and a half times this long is not offered
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     beat_every_ms: u64,
+    /// How long after its end a lease of a silent host waits for the host's word before the host counts as lost
+    #[arg(long, default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    host_lost_grace_seconds: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,28 +212,48 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    let database = arguments.database;
     match arguments.command {
-        Command::Serve(options) => serve(arguments.database, options).await,
+        Command::Serve(options) => serve(database, options).await,
+        Command::Deposit { borrower, amount, reference } => {
+            print(&[registry::deposit(database, borrower, amount, reference).await?])
+        }
+        Command::Payout { lender, reference } => print(&registry::payout(database, lender, reference).await?),
+        Command::Credit { lease, amount, reason, reference } => {
+            print(&[registry::credit(database, lease, amount, reason, reference).await?])
+        }
+        Command::CreditLimit { borrower, limit, none } => {
+            let Amount { micros, currency } = limit;
+            let limit = (!none).then_some(micros);
+            Ok(registry::set_credit_limit(database, borrower, currency, limit).await?)
+        }
+        Command::Export { file } => Ok(registry::export(database, &file).await?),
         Command::Token { whose, name, scope, valid_days } => {
             let expires_at =
                 valid_days.map(|days| Timestamp::now() + SignedDuration::from_hours(24 * i64::from(days)));
-            let operator = Operator::at(arguments.database).await?;
+            let operator = Operator::at(database).await?;
             let token = operator.make_token(whose.into(), name, scope, expires_at).await?;
             Ok(writeln!(io::stdout(), "{}", token.reveal())?)
         }
-        Command::Tokens => list_tokens(&Operator::at(arguments.database).await?).await,
-        Command::RevokeToken { id } => Ok(Operator::at(arguments.database).await?.revoke_token(id).await?),
+        Command::Tokens => list_tokens(&Operator::at(database).await?).await,
+        Command::RevokeToken { id } => Ok(Operator::at(database).await?.revoke_token(id).await?),
         Command::Block { whose, name } => {
-            Ok(Operator::at(arguments.database).await?.block(whose.into(), name, true).await?)
+            Ok(Operator::at(database).await?.block(whose.into(), name, true).await?)
         }
         Command::Unblock { whose, name } => {
-            Ok(Operator::at(arguments.database).await?.block(whose.into(), name, false).await?)
+            Ok(Operator::at(database).await?.block(whose.into(), name, false).await?)
         }
-        Command::SigningKey { command } => {
-            signing_key(&Operator::at(arguments.database).await?, command).await
-        }
+        Command::SigningKey { command } => signing_key(&Operator::at(database).await?, command).await,
         Command::Openapi => Ok(writeln!(io::stdout(), "{}", http::description().to_pretty_json()?)?),
     }
+}
+
+/// Prints entries, a line of JSON each.
+fn print(entries: &[Entry]) -> Result<(), Box<dyn Error>> {
+    for entry in entries {
+        writeln!(io::stdout(), "{}", serde_json::to_string(entry)?)?;
+    }
+    Ok(())
 }
 
 async fn list_tokens(operator: &Operator) -> Result<(), Box<dyn Error>> {
@@ -214,6 +285,7 @@ async fn serve(database: Location, options: Serve) -> Result<(), Box<dyn Error>>
         database,
         fee_rate: FeeRate::from_millionths(options.fee_millionths)?,
         beat_every: Duration::from_millis(options.beat_every_ms),
+        host_lost_grace: Duration::from_secs(options.host_lost_grace_seconds),
     };
     let tls = options.tls_cert.zip(options.tls_key).map(|(certificate, key)| TlsFiles {
         certificate,

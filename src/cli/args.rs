@@ -19,7 +19,8 @@ pub use keys::{KeyChoice, KeyCommand, RestrictArguments, TokenCommand};
 
 use crate::domain::{
     id::{JobId, LeaseId, PartitionId},
-    money::Currency,
+    money::{Amount, Currency, NotAnAmount},
+    month::Month,
     network::Network,
     tls_key::TlsKey,
 };
@@ -138,12 +139,14 @@ pub enum Command {
     Rent(RentArguments),
     /// Follow what happens at the registry: offers and your leases, or what happens to your hosts
     Watch,
-    /// Show what leases cost
-    Bill {
-        /// Only this lease
-        #[arg(long)]
-        lease: Option<LeaseId>,
-    },
+    /// Make a lease longer, or its budget larger
+    Renew(RenewArguments),
+    /// As a lender: say that you want a partition back; its lease ends after the notice of its terms
+    Recall { lease: LeaseId },
+    /// Show what leases cost, or were paid for
+    Bill(BillArguments),
+    /// Recompute a ledger that `sublet-registry export` wrote, and say what disagrees
+    Audit { file: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,7 +157,7 @@ pub enum PartitionCommand {
     List,
     /// Show one partition
     Show { partition: PartitionId },
-    /// Change a partition's allocation or price; what is not stated stays
+    /// Change a partition's allocation, price or key; what is not stated stays
     Change {
         partition: PartitionId,
         #[arg(long)]
@@ -167,6 +170,9 @@ pub enum PartitionCommand {
         /// Price of an hour, for example 0.04EUR
         #[arg(long, value_name = "PRICE")]
         price: Option<HourPrice>,
+        /// Void every key that was issued before
+        #[arg(long)]
+        new_key: bool,
     },
     /// Build the partition's machine and offer it (at the registry, where the host has one)
     Offer { partition: PartitionId },
@@ -226,6 +232,34 @@ pub struct BorrowArguments {
     /// The lease ends by itself after this time, for example 30m or 2h
     #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
     pub duration: LeaseDuration,
+    /// The lease ends by itself before it costs more than this, for example 1.50EUR
+    #[arg(long, value_name = "AMOUNT")]
+    pub budget: Option<Amount>,
+}
+
+#[derive(Debug, Args)]
+pub struct RenewArguments {
+    #[command(flatten)]
+    pub lease: LeaseChoice,
+    /// So much longer, for example 30m or 2h
+    #[arg(long = "for", value_name = "DURATION", required_unless_present = "budget")]
+    pub more: Option<LeaseDuration>,
+    /// What the lease may cost in all from now on, for example 3.00EUR
+    #[arg(long, value_name = "AMOUNT")]
+    pub budget: Option<Amount>,
+}
+
+#[derive(Debug, Args)]
+pub struct BillArguments {
+    /// Only this lease
+    #[arg(long, conflicts_with_all = ["month", "csv"])]
+    pub lease: Option<LeaseId>,
+    /// The statement of a month, by UTC, for example 2026-11
+    #[arg(long, value_name = "YYYY-MM")]
+    pub month: Option<Month>,
+    /// Print the month's entries as a table for spreadsheets
+    #[arg(long, requires = "month")]
+    pub csv: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -316,6 +350,9 @@ pub struct RentArguments {
     /// The lease ends by itself after this time, for example 30m or 2h
     #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
     pub duration: LeaseDuration,
+    /// The lease ends by itself before it costs more than this, for example 1.50EUR
+    #[arg(long, value_name = "AMOUNT")]
+    pub budget: Option<Amount>,
     #[command(flatten)]
     pub program: ProgramArguments,
 }
@@ -391,25 +428,12 @@ pub struct HourPrice {
 }
 
 impl FromStr for HourPrice {
-    type Err = String;
+    type Err = NotAnAmount;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let letters =
-            text.find(|c: char| c.is_ascii_alphabetic()).ok_or("a price needs a currency: 0.04EUR")?;
-        let (number, currency) = text.split_at(letters);
-        let currency = currency.parse().map_err(|error| format!("{error}"))?;
-        Ok(Self { micros: micros(number.trim())?, currency })
+        let Amount { micros, currency } = text.parse()?;
+        Ok(Self { micros: micros.0, currency })
     }
-}
-
-/// Reads a decimal number as whole millionths, exactly.
-fn micros(number: &str) -> Result<i64, String> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let is_number = |digits: &str| digits.chars().all(|c| c.is_ascii_digit());
-    if whole.is_empty() || !is_number(whole) || !is_number(fraction) || fraction.len() > 6 {
-        return Err("a price is a number with at most six decimals: 0.04EUR".to_owned());
-    }
-    format!("{whole}{fraction:0<6}").parse().map_err(|_| "that price is too high".to_owned())
 }
 
 /// A length of time: `90s`, `30m`, `2h 30m`.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     CliError,
-    args::{BorrowArguments, LeaseDuration},
+    args::{BorrowArguments, LeaseDuration, RenewArguments},
     context::Context,
     lease_store::KeptLease,
     report::{Report, allocation, price, table},
@@ -17,10 +17,10 @@ use crate::{
     api::{
         agent::BorrowPartition,
         problem::Code,
-        registry::{EndLease, Lease, MakeLease, Offer},
+        registry::{EndLease, Lease, MakeLease, Offer, RenewLease},
     },
     client::{ClientError, LeaseRequestId, RegistryClient},
-    domain::id::LeaseId,
+    domain::{id::LeaseId, money::Amount},
 };
 
 pub(super) async fn borrow(context: &Context, arguments: &BorrowArguments) -> Result<ExitCode, CliError> {
@@ -32,7 +32,8 @@ pub(super) async fn borrow(context: &Context, arguments: &BorrowArguments) -> Re
             return Err(CliError::NotOnOffer(wanted));
         }
     }
-    let lease = lease_first_free(context, &registry, &found, arguments.duration).await?;
+    let (duration, budget) = (arguments.duration, arguments.budget);
+    let lease = lease_first_free(context, &registry, &found, duration, budget).await?;
     open(context, &lease).await?;
     context.print(&Borrowed::from(&lease))?;
     Ok(ExitCode::SUCCESS)
@@ -44,10 +45,11 @@ pub(super) async fn lease_first_free(
     registry: &RegistryClient,
     offers: &[Offer],
     duration: LeaseDuration,
+    budget: Option<Amount>,
 ) -> Result<KeptLease, CliError> {
     let mut refused = CliError::NoOffer("nothing is on offer and free".to_owned());
     for offer in offers {
-        match lease(registry, offer, duration).await {
+        match lease(registry, offer, duration, budget).await {
             Ok(lease) => {
                 context.leases.keep(&lease)?;
                 return Ok(lease);
@@ -63,12 +65,14 @@ async fn lease(
     registry: &RegistryClient,
     offer: &Offer,
     duration: LeaseDuration,
+    budget: Option<Amount>,
 ) -> Result<KeptLease, ClientError> {
     let wish = MakeLease {
         host: offer.host,
         partition: offer.partition,
         terms_version: offer.terms_version,
         duration_seconds: duration.seconds,
+        budget,
     };
     let id = LeaseRequestId(Uuid::now_v7());
     match registry.make_lease(id, &wish).await {
@@ -110,6 +114,29 @@ pub(super) async fn end(context: &Context, lease: &KeptLease) -> Result<Lease, C
     let ended = context.registry()?.end_lease(lease.lease, &end).await?;
     context.leases.forget(lease.lease)?;
     Ok(ended)
+}
+
+/// Makes a kept lease longer, or its budget larger, and keeps the key until its new end.
+pub(super) async fn renew(context: &Context, arguments: &RenewArguments) -> Result<ExitCode, CliError> {
+    let registry = context.registry()?;
+    let kept = context.lease(arguments.lease.lease)?;
+    let lease = registry.lease(kept.lease).await?;
+    let asked = lease.asked_until.duration_since(lease.started_at).as_secs();
+    let more = arguments.more.map_or(0, |more| more.seconds);
+    let wish = RenewLease {
+        duration_seconds: u64::try_from(asked).unwrap_or_default().saturating_add(more),
+        budget: arguments.budget,
+    };
+    let renewed = KeptLease::from(registry.renew_lease(kept.lease, &wish).await?);
+    context.leases.keep(&renewed)?;
+    context.print(&Borrowed::from(&renewed))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says, as the lender, that the partition of a lease is wanted back.
+pub(super) async fn recall(context: &Context, lease: LeaseId) -> Result<ExitCode, CliError> {
+    context.print(&context.registry()?.recall_lease(lease).await?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A lease as it may be shown: without its key.

@@ -57,6 +57,10 @@ pub enum CliError {
     Ssh(#[source] io::Error),
     #[error("cannot tell which program this is, which ssh is to start")]
     OwnPath(#[source] io::Error),
+    #[error("cannot make a table of the entries")]
+    Table(#[from] csv::Error),
+    #[error("line {line} of {path:?} is not of a ledger's export")]
+    BrokenExport { path: PathBuf, line: usize, source: serde_json::Error },
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("cannot print as JSON")]

@@ -180,6 +180,7 @@ mod tests {
                 cpu_model: String::new(),
                 network: Default::default(),
                 qualities: Default::default(),
+                lending: Default::default(),
             },
             allocation_digest: allocation.digest(),
             expires_at: Timestamp::UNIX_EPOCH,

@@ -34,9 +34,9 @@ pub(super) async fn partition(context: &Context, command: PartitionCommand) -> R
         PartitionCommand::Carve(arguments) => context.print(&host.carve(&carving(&arguments)).await?)?,
         PartitionCommand::List => context.print(&host.partitions().await?)?,
         PartitionCommand::Show { partition } => context.print(&host.partition(partition).await?)?,
-        PartitionCommand::Change { partition, cpus, memory, disk, price } => {
-            let change =
-                changed(&host, partition, [cpus.map(u64::from), mib(memory), mib(disk)], price).await?;
+        PartitionCommand::Change { partition, cpus, memory, disk, price, new_key } => {
+            let stated = [cpus.map(u64::from), mib(memory), mib(disk)];
+            let change = ChangePartition { new_key, ..changed(&host, partition, stated, price).await? };
             context.print(&host.change(partition, &change).await?)?;
         }
         PartitionCommand::Offer { partition } => context.print(&host.offer(partition).await?)?,
@@ -78,7 +78,7 @@ async fn changed(
     } else {
         None
     };
-    Ok(ChangePartition { allocation, price: price.map(Price::from) })
+    Ok(ChangePartition { allocation, price: price.map(Price::from), new_key: false })
 }
 
 impl From<HourPrice> for Price {

@@ -25,7 +25,7 @@ pub(super) async fn rent(context: &Context, arguments: &RentArguments) -> Result
     let registry = context.registry()?;
     let found = offers(&registry, arguments.conditions.conditions(Some(&arguments.image))).await?;
     progress.step("borrowing");
-    let lease = lease_first_free(context, &registry, &found, arguments.duration).await?;
+    let lease = lease_first_free(context, &registry, &found, arguments.duration, arguments.budget).await?;
     progress.done();
     // From here on money runs: whatever becomes of the job, the lease is ended.
     let job = use_lease(context, arguments, &lease).await;

@@ -20,10 +20,15 @@ pub(super) fn print(report: &(impl Report + Serialize), json: bool) -> Result<()
     line(&text)
 }
 
-/// Writes one line to standard output; a reader that went away ends the program quietly, as for any filter.
-pub(super) fn line(text: &str) -> Result<(), CliError> {
+/// Writes one line to standard output.
+pub(super) fn line(line: &str) -> Result<(), CliError> {
+    text(&format!("{line}\n"))
+}
+
+/// Writes to standard output; a reader that went away ends the program quietly, as for any filter.
+pub(super) fn text(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(CliError::Output)
+    write!(out, "{text}").and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
 /// Columns without lines around them.

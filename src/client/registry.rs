@@ -12,8 +12,9 @@ use super::{
 use crate::{
     api::{
         registry::{
-            EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostContact, HostEnrolled, Lease, LeaseGranted,
-            Leases, Ledger, MakeLease, OfferPartition, RegisteredPartition, Search, SearchReply,
+            AskQuote, Balances, ChangeOffer, EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostContact,
+            HostEnrolled, Lease, LeaseGranted, Leases, Ledger, MakeLease, OfferPartition, Quote,
+            RegisteredPartition, RenewLease, Search, SearchReply, Statement,
         },
         secret::Secret,
         token::{MakeToken, TokenMade, Tokens},
@@ -27,6 +28,12 @@ use crate::{
 /// Names one wish for a lease, so that asking again after a broken connection makes no second lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseRequestId(pub Uuid);
+
+/// Names one wish to make a host known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostRequestId(pub Uuid);
+
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// A registry, as a borrower, a lender or a host sees it: by its bearer.
 #[derive(Debug, Clone)]
@@ -51,8 +58,10 @@ impl RegistryClient {
         self
     }
 
-    pub async fn enrol_host(&self, host: &EnrolHost) -> Result<HostEnrolled, ClientError> {
-        self.connection.post("/v1/hosts", host).await
+    /// Makes a host known; asked again with the same `id` it is the same host, with another token.
+    pub async fn enrol_host(&self, id: HostRequestId, host: &EnrolHost) -> Result<HostEnrolled, ClientError> {
+        let request = self.connection.request(Method::POST, "/v1/hosts");
+        self.connection.call(request.header(IDEMPOTENCY_KEY, id.0.to_string()).json(host)).await
     }
 
     pub async fn change_contact(&self, host: HostId, contact: &HostContact) -> Result<(), ClientError> {
@@ -85,7 +94,7 @@ impl RegistryClient {
         host: HostId,
         partition: PartitionId,
         version: TermsVersion,
-        offer: &OfferPartition,
+        offer: &ChangeOffer,
     ) -> Result<RegisteredPartition, ClientError> {
         let request = self
             .connection
@@ -113,9 +122,23 @@ impl RegistryClient {
         let request = self
             .connection
             .request(Method::POST, "/v1/leases")
-            .header("Idempotency-Key", id.0.to_string())
+            .header(IDEMPOTENCY_KEY, id.0.to_string())
             .json(lease);
         self.connection.call(request).await
+    }
+
+    pub async fn quote(&self, wish: &AskQuote) -> Result<Quote, ClientError> {
+        self.connection.post("/v1/quotes", wish).await
+    }
+
+    /// Makes a lease longer, or its budget larger; asked again it answers the same.
+    pub async fn renew_lease(&self, lease: LeaseId, wish: &RenewLease) -> Result<LeaseGranted, ClientError> {
+        self.connection.post(&format!("/v1/leases/{lease}/renew"), wish).await
+    }
+
+    /// The lender wants its partition back.
+    pub async fn recall_lease(&self, lease: LeaseId) -> Result<Lease, ClientError> {
+        self.connection.post(&format!("/v1/leases/{lease}/recall"), &()).await
     }
 
     pub async fn leases(&self) -> Result<Leases, ClientError> {
@@ -163,8 +186,18 @@ impl RegistryClient {
         self.connection.call_for_nothing(request).await
     }
 
+    pub async fn balances(&self) -> Result<Balances, ClientError> {
+        self.connection.get("/v1/balances").await
+    }
+
     pub async fn ledger(&self) -> Result<Ledger, ClientError> {
         self.connection.get("/v1/ledger").await
+    }
+
+    /// A month of one's own account, `2026-11`; the part of it after `cursor`.
+    pub async fn statement(&self, month: &str, cursor: Option<&str>) -> Result<Statement, ClientError> {
+        let cursor = cursor.map_or_else(String::new, |cursor| format!("?cursor={cursor}"));
+        self.connection.get(&format!("/v1/statements/{month}{cursor}")).await
     }
 }
 

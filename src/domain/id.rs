@@ -44,6 +44,8 @@ ids! {
     JobId,
     /// The key of a lease: all that is signed for it until it is revoked, then another.
     KeyId,
+    /// An entry of the ledger.
+    EntryId,
     /// Whoever issues lending keys: a registry, or a host that lends directly [0165].
     IssuerId,
 }

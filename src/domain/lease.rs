@@ -1,18 +1,23 @@
 //! A lease: one lending contract, from the moment it was made to the row in the ledger.
 //!
 //! ```text
-//!          Return, EndedAtHost, Expire                Settle
-//! Active ──────────────────────────────▶ Ended{end} ──────────▶ Settled{end}
+//!   ┌─ Renew, Recall
+//!   ▼ │       Return, EndedAtHost, Expire, Lost                Settle
+//! Active ──────────────────────────────────────▶ Ended{end} ──────────▶ Settled{end}
 //! ```
 //!
-//! It runs over `[started_at, expires_at)`. Whatever arrives at or after `expires_at` finds it expired, at
-//! `expires_at`: a late word never makes it longer, and never cheaper.
+//! It runs over `[started_at, planned_end)`. The planned end is the soonest of three moments, each of which is known
+//! beforehand: the time that was asked for is over (`expired`), the budget is spent (`budget_spent`), the notice of a
+//! recall is over (`recalled`). Whatever arrives at or after it finds the lease ended at it: a late word never makes a
+//! lease longer, and never cheaper. A lost host's lease ends at the last moment that the host confirmed.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::partition::HostEnd;
 
 /// Longest lease: 365 days.
 pub const DURATION_MAX_SECONDS: u64 = 365 * 24 * 3600;
@@ -64,11 +69,23 @@ impl FromStr for EndReason {
     }
 }
 
-/// When and why a lease ended; billing covers all before `at`.
+/// When and why a lease ends; billing covers all before `at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
     pub at: Timestamp,
     pub reason: EndReason,
+}
+
+/// The lender wants its partition back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Recall {
+    /// When the lender said so.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub asked_at: Timestamp,
+    /// When the notice that the terms state is over.
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
+    pub until: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +99,11 @@ pub enum LeaseState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseCourse {
     pub started_at: Timestamp,
-    pub expires_at: Timestamp,
+    /// When the time that was asked for is over.
+    pub asked_until: Timestamp,
+    /// The first moment that the budget does not pay; none: there is no budget, or it is never spent.
+    pub paid_until: Option<Timestamp>,
+    pub recall: Option<Recall>,
     pub state: LeaseState,
 }
 
@@ -90,10 +111,16 @@ pub struct LeaseCourse {
 pub enum LeaseEvent {
     /// The borrower gives the partition back (S58).
     Return,
-    /// The host says that it has ended there.
-    EndedAtHost(EndReason),
+    /// The host says that it has ended there; until `confirmed_at` it had said that it lived.
+    EndedAtHost { how: HostEnd, confirmed_at: Timestamp },
     /// Its time may have come.
     Expire,
+    /// The host was lost; until `confirmed_at` it said that it lived.
+    Lost { confirmed_at: Timestamp },
+    /// The borrower wants it longer: until when, and until when its budget pays then.
+    Renew { asked_until: Timestamp, paid_until: Option<Timestamp> },
+    /// The lender wants the partition back, after the notice that the terms state; none: they state none.
+    Recall { notice: Option<Duration> },
     /// Its row goes into the ledger.
     Settle,
 }
@@ -101,6 +128,8 @@ pub enum LeaseEvent {
 /// What a transition asks of the registry, in the transaction that stores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseEffect {
+    /// It is otherwise than before: its host and its borrower are to learn it.
+    Tell,
     /// The partition is lent no more and waits for its host to clean it.
     AwaitClean,
     Settle,
@@ -124,41 +153,123 @@ pub enum LeaseNotAllowed {
     StillActive,
     #[error("the lease is settled already")]
     IsSettled,
+    #[error("the lender has recalled the partition: the lease ends at {until} and is not renewed")]
+    IsRecalled { until: Timestamp },
+    #[error("a renewal makes no lease shorter: it was asked for until {until} already")]
+    Shorter { until: Timestamp },
+    #[error("a renewal makes no budget smaller")]
+    SmallerBudget,
+    #[error("the terms that were accepted know no recall")]
+    NoRecall,
 }
 
 impl LeaseCourse {
-    /// The lease is made (S45).
-    pub fn begin(now: Timestamp, duration: Duration) -> Result<Self, jiff::Error> {
-        let expires_at = now.checked_add(duration)?;
-        Ok(Self { started_at: now, expires_at, state: LeaseState::Active })
+    /// The lease is made (S45); `paid` is how long its budget lasts.
+    pub fn begin(now: Timestamp, duration: Duration, paid: Option<Duration>) -> Result<Self, jiff::Error> {
+        Ok(Self {
+            started_at: now,
+            asked_until: now.checked_add(duration)?,
+            paid_until: paid_until(now, paid),
+            recall: None,
+            state: LeaseState::Active,
+        })
+    }
+
+    /// When the lease ends if nobody ends it sooner, and why then.
+    pub fn planned_end(&self) -> End {
+        let end = |at, reason| End { at, reason };
+        let others = [
+            self.paid_until.map(|at| end(at, EndReason::BudgetSpent)),
+            self.recall.map(|recall| end(recall.until, EndReason::Recalled)),
+        ];
+        let asked = end(self.asked_until, EndReason::Expired);
+        // Of those at one moment the first counts.
+        others.into_iter().flatten().fold(
+            asked,
+            |soonest, other| {
+                if other.at < soonest.at { other } else { soonest }
+            },
+        )
     }
 
     pub fn apply(self, event: LeaseEvent, now: Timestamp) -> Result<LeaseTransition, LeaseNotAllowed> {
-        use LeaseEvent::{EndedAtHost, Expire, Return, Settle};
+        use LeaseEvent::{EndedAtHost, Expire, Lost, Recall, Renew, Return, Settle};
         use LeaseState::{Active, Ended, Settled};
         match (self.state, event) {
             (Active, Return) => Ok(self.ended(now, EndReason::Returned)),
-            (Active, EndedAtHost(reason)) => Ok(self.ended(now, reason)),
-            (Active, Expire) if now < self.expires_at => {
-                Err(LeaseNotAllowed::NotExpired { until: self.expires_at })
+            (Active, EndedAtHost { how: HostEnd::Returned, .. }) => Ok(self.ended(now, EndReason::Returned)),
+            // The host's clock may be a little ahead; why it ends then the host does not know.
+            (Active, EndedAtHost { how: HostEnd::Expired, .. }) => {
+                Ok(self.ended(now, self.planned_end().reason))
             }
-            (Active, Expire) => Ok(self.ended(now, EndReason::Expired)),
+            (Active, EndedAtHost { how: HostEnd::Lost, confirmed_at } | Lost { confirmed_at }) => {
+                Ok(self.ended(confirmed_at, EndReason::HostLost))
+            }
+            (Active, Expire) => self.expire(now),
+            (Active, Renew { asked_until, paid_until }) => self.renew(asked_until, paid_until, now),
+            (Active, Recall { notice }) => self.recall(notice, now),
             (Active, Settle) => Err(LeaseNotAllowed::StillActive),
             (Ended(end), Settle) => Ok(self.to(Settled(end), vec![LeaseEffect::WriteLedgerRow(end)])),
             (Settled(_), Settle) => Err(LeaseNotAllowed::IsSettled),
-            (Ended(end) | Settled(end), Return | EndedAtHost(_) | Expire) => {
-                Err(LeaseNotAllowed::HasEnded(end))
-            }
+            (
+                Ended(end) | Settled(end),
+                Return | EndedAtHost { .. } | Expire | Lost { .. } | Renew { .. } | Recall { .. },
+            ) => Err(LeaseNotAllowed::HasEnded(end)),
         }
     }
 
-    fn ended(self, now: Timestamp, reason: EndReason) -> LeaseTransition {
-        let end = if now >= self.expires_at {
-            End { at: self.expires_at, reason: EndReason::Expired }
-        } else {
-            // A clock set back never bills less than nothing.
-            End { at: now.max(self.started_at), reason }
-        };
+    fn expire(self, now: Timestamp) -> Result<LeaseTransition, LeaseNotAllowed> {
+        let planned = self.planned_end();
+        if now < planned.at {
+            return Err(LeaseNotAllowed::NotExpired { until: planned.at });
+        }
+        Ok(self.ended(now, planned.reason))
+    }
+
+    fn renew(
+        self,
+        asked_until: Timestamp,
+        paid_until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<LeaseTransition, LeaseNotAllowed> {
+        self.runs_at(now)?;
+        if let Some(Recall { until, .. }) = self.recall {
+            return Err(LeaseNotAllowed::IsRecalled { until });
+        }
+        if asked_until < self.asked_until {
+            return Err(LeaseNotAllowed::Shorter { until: self.asked_until });
+        }
+        // Without a budget there is no end to what is paid.
+        let last = |moment: Option<Timestamp>| moment.unwrap_or(Timestamp::MAX);
+        if last(paid_until) < last(self.paid_until) {
+            return Err(LeaseNotAllowed::SmallerBudget);
+        }
+        Ok(self.replanned(Self { asked_until, paid_until, ..self }))
+    }
+
+    fn recall(self, notice: Option<Duration>, now: Timestamp) -> Result<LeaseTransition, LeaseNotAllowed> {
+        self.runs_at(now)?;
+        let notice = notice.ok_or(LeaseNotAllowed::NoRecall)?;
+        // Said again, it changes nothing: the notice that was given counts.
+        let until = now.max(self.started_at).saturating_add(notice).unwrap_or(Timestamp::MAX);
+        let recall = self.recall.unwrap_or(Recall { asked_at: now, until });
+        Ok(self.replanned(Self { recall: Some(recall), ..self }))
+    }
+
+    fn runs_at(&self, now: Timestamp) -> Result<(), LeaseNotAllowed> {
+        let planned = self.planned_end();
+        if now < planned.at { Ok(()) } else { Err(LeaseNotAllowed::HasEnded(planned)) }
+    }
+
+    fn replanned(self, course: Self) -> LeaseTransition {
+        let changed = (course != self).then_some(LeaseEffect::Tell);
+        LeaseTransition { course, effects: changed.into_iter().collect() }
+    }
+
+    fn ended(self, at: Timestamp, reason: EndReason) -> LeaseTransition {
+        let planned = self.planned_end();
+        // A clock set back never bills less than nothing.
+        let end = if at >= planned.at { planned } else { End { at: at.max(self.started_at), reason } };
         self.to(LeaseState::Ended(end), vec![LeaseEffect::AwaitClean, LeaseEffect::Settle])
     }
 
@@ -170,6 +281,45 @@ impl LeaseCourse {
         match self.state {
             LeaseState::Active => None,
             LeaseState::Ended(end) | LeaseState::Settled(end) => Some(end),
+        }
+    }
+
+    /// How long it would run by its plan, or has run.
+    pub fn length(&self) -> Duration {
+        let end = self.end().unwrap_or_else(|| self.planned_end());
+        Duration::try_from(end.at.duration_since(self.started_at)).unwrap_or_default()
+    }
+}
+
+/// The moment at which a budget that lasts for `paid` is spent.
+pub fn paid_until(started_at: Timestamp, paid: Option<Duration>) -> Option<Timestamp> {
+    paid.and_then(|paid| started_at.checked_add(paid).ok())
+}
+
+/// What is known of the host of a lease whose planned end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostWord {
+    /// It was heard of lately.
+    Heard,
+    /// Nothing was heard of it since.
+    SilentSince(Timestamp),
+    /// The registry was started a moment ago: it may be heard any moment.
+    NotYetHeard,
+}
+
+/// What is to happen to a lease at its planned end: with a host that is heard it has run its time; a silent one has
+/// `grace` to come back and tell, then it counts as lost.
+pub fn overdue(course: &LeaseCourse, host: HostWord, grace: Duration, now: Timestamp) -> Option<LeaseEvent> {
+    let planned = course.planned_end().at;
+    if course.state != LeaseState::Active || now < planned {
+        return None;
+    }
+    match host {
+        HostWord::Heard => Some(LeaseEvent::Expire),
+        HostWord::NotYetHeard => None,
+        HostWord::SilentSince(confirmed_at) => {
+            let lost = now >= planned.saturating_add(grace).unwrap_or(Timestamp::MAX);
+            lost.then_some(LeaseEvent::Lost { confirmed_at })
         }
     }
 }

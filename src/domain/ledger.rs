@@ -1,4 +1,10 @@
-//! What a lease that has ended costs, and who gets what of it [0041, 0096].
+//! What a lease that has ended costs, and who gets what of it [0041, 0096]; [`entry`] is how that is booked, [`audit`]
+//! how anybody recomputes it.
+
+pub mod audit;
+pub mod contract;
+pub mod entry;
+pub mod record;
 
 use std::time::Duration;
 

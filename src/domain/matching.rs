@@ -179,6 +179,7 @@ mod tests {
                 labels: [("zone".to_owned(), "eu-1".to_owned()), ("rack".to_owned(), "7".to_owned())].into(),
                 ..Qualities::default()
             },
+            lending: Default::default(),
         }
     }
 

@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod lending_key;
 pub mod matching;
 pub mod money;
+pub mod month;
 pub mod network;
 pub mod partition;
 pub mod qualities;

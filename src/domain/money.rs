@@ -66,6 +66,58 @@ impl fmt::Display for Micros {
     }
 }
 
+/// An amount of one currency: `1.50EUR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Amount {
+    pub micros: Micros,
+    pub currency: Currency,
+}
+
+/// Largest amount that is taken in from outside: a thousand million units. Sums of them do not overflow.
+pub const AMOUNT_MAX_MICROS: i64 = 1_000_000_000_000_000;
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NotAnAmount {
+    #[error("an amount ends in its currency, such as 1.50EUR, unlike {0:?}")]
+    NoCurrency(String),
+    #[error(transparent)]
+    Currency(#[from] NotACurrency),
+    #[error("an amount is a number with at most six decimals, such as 1.50EUR, not {0:?}")]
+    Number(String),
+    #[error("an amount is at most {max}, not {got:?}", max = Micros(AMOUNT_MAX_MICROS))]
+    TooMuch { got: String },
+}
+
+impl FromStr for Amount {
+    type Err = NotAnAmount;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAmount> {
+        let letters = text.find(|c: char| c.is_ascii_alphabetic());
+        let letters = letters.ok_or_else(|| NotAnAmount::NoCurrency(text.to_owned()))?;
+        let (number, currency) = text.split_at(letters);
+        Ok(Self { currency: currency.parse()?, micros: micros(number.trim_end())? })
+    }
+}
+
+/// Reads a decimal number as whole millionths, exactly.
+fn micros(number: &str) -> Result<Micros, NotAnAmount> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let is_number = |digits: &str| digits.chars().all(|c| c.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(fraction) || fraction.len() > 6 {
+        return Err(NotAnAmount::Number(number.to_owned()));
+    }
+    let micros = format!("{whole}{fraction:0<6}").parse().ok().filter(|micros| *micros <= AMOUNT_MAX_MICROS);
+    micros.map(Micros).ok_or_else(|| NotAnAmount::TooMuch { got: number.to_owned() })
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.micros, self.currency)
+    }
+}
+
 /// What an hour of use costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -122,9 +174,25 @@ impl Price {
         let seconds = match rounding {
             Rounding::BegunSecond => used.as_secs() + u64::from(used.subsec_nanos() > 0),
         };
-        Micros(saturated(i128::from(self.per_hour_micros) * i128::from(seconds) / 3600))
+        Micros(saturated(i128::from(self.per_hour_micros) * i128::from(seconds) / SECONDS_PER_HOUR))
+    }
+
+    /// The longest use whose charge `budget` covers; none: it is never spent.
+    pub fn use_paid_by(&self, budget: Micros, rounding: Rounding) -> Option<Duration> {
+        if self.per_hour_micros <= 0 {
+            return None;
+        }
+        let seconds = match rounding {
+            // The charge is the whole part: all below the next micro-unit is covered.
+            Rounding::BegunSecond => {
+                ((i128::from(budget.0) + 1) * SECONDS_PER_HOUR - 1) / i128::from(self.per_hour_micros)
+            }
+        };
+        Some(Duration::from_secs(u64::try_from(seconds.max(0)).unwrap_or(u64::MAX)))
     }
 }
+
+const SECONDS_PER_HOUR: i128 = 3600;
 
 fn saturated(amount: i128) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
@@ -159,6 +227,17 @@ mod tests {
     }
 
     #[test]
+    fn amounts_are_read_exactly() {
+        let amount: Amount = "0.04EUR".parse().unwrap();
+        assert_eq!((amount.micros, amount.to_string().as_str()), (Micros(40_000), "0.040000 EUR"));
+        assert_eq!("12 USD".parse::<Amount>().unwrap().micros, Micros(12_000_000));
+        for wrong in ["", "1", "EUR", "-1EUR", "1.0000001EUR", "1e3EUR", "0.04Eur", ".5EUR", "1000000001EUR"]
+        {
+            assert!(wrong.parse::<Amount>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn only_three_capital_letters_are_a_currency() {
         for wrong in ["", "EU", "eur", "EURO", "E1R", "€€€"] {
             assert_eq!(wrong.parse::<Currency>(), Err(NotACurrency(wrong.to_owned())));
@@ -170,6 +249,17 @@ mod tests {
         fn fee_and_payment_add_up_to_the_charge(charge in 0..i64::MAX, rate in 0..=1_000_000u32) {
             let fee = FeeRate::from_millionths(rate).unwrap().of(Micros(charge));
             prop_assert!((0..=charge).contains(&fee.0));
+        }
+
+        #[test]
+        fn a_budget_pays_for_the_use_it_covers_and_for_not_one_second_more(
+            price in 1..=PRICE_MAX_MICROS, budget in 0..=AMOUNT_MAX_MICROS
+        ) {
+            let price = Price { per_hour_micros: price, currency: "EUR".parse().unwrap() };
+            let paid = price.use_paid_by(Micros(budget), Rounding::BegunSecond).unwrap();
+            let charge = |used| price.charge(used, Rounding::BegunSecond);
+            prop_assert!(charge(paid) <= Micros(budget));
+            prop_assert!(charge(paid + Duration::from_secs(1)) > Micros(budget));
         }
 
         #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!           offer                registered              open               end, lease over
-//! Carved ──────────▶ Offering ──────────────▶ Offered ──────────▶ Lent ─────────────────────▶ Scrubbing
+//! Carved ──────────▶ Offering ──────────────▶ Offered ──────────▶ Lent ⟲ end moved ─────────▶ Scrubbing
 //!   ▲  ▲                │                      ▲  ▲ │                                          │ wiped
 //!   │  └ not registered ┘          still       │  │ │ withdraw                                 ▼
 //!   │ offer                        registered  │  │ │               ready              Scrubbing (clean)
@@ -82,6 +82,9 @@ pub struct OpenLease {
 pub struct Change {
     pub terms: Terms,
     pub host_cpus: Vec<u32>,
+    /// No key that was issued before opens the partition any more.
+    #[serde(default)]
+    pub new_key: bool,
 }
 
 /// Why the host ends a lease by itself.
@@ -92,6 +95,8 @@ pub enum HostEnd {
     Returned,
     /// Its time is up.
     Expired,
+    /// Its time came to its end while the host was down.
+    Lost,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +121,11 @@ pub enum Event {
     /// A borrower came with a key that was found good (F5).
     Open(OpenLease),
     End(HostEnd),
+    /// The registry says that the lease ends at another moment: it was renewed, or recalled.
+    EndMoved {
+        lease: LeaseId,
+        expires_at: Timestamp,
+    },
     /// The registry says that the lease of this epoch, and with it every earlier one, is over; `lease` still
     /// waits for the host's word that the partition is clean.
     LeaseOver {
@@ -138,6 +148,8 @@ pub enum Effect {
     PrepareMachine,
     /// Have the VMM end the guest at the lease's end, whoever else is alive then (law 5).
     GuardEnd,
+    /// The lease's end is another one: the VMM is to know it.
+    MoveEnd,
     /// Boot this image once more: the guest of boot number `boots` ended before its job runner called, so that nothing
     /// of the borrower's has run.
     BootAgain { image: String, boots: u32 },
@@ -254,6 +266,7 @@ impl Partition {
             Event::KeyIssued(epoch) => self.key_issued(epoch),
             Event::Open(lease) => self.open(lease),
             Event::End(how) => self.end(how),
+            Event::EndMoved { lease, expires_at } => self.end_moved(lease, expires_at),
             Event::LeaseOver { lease, epoch } => Ok(self.lease_over(lease, epoch)),
             Event::Wiped => self.wiped(),
             Event::Ready => self.ready(),
@@ -308,6 +321,10 @@ impl Partition {
         let State::Offered { change: Some(change) } = self.state else { return Err(NotAllowed::Unexpected) };
         let rebuilt = change.host_cpus != self.host_cpus || change.terms.allocation != self.terms.allocation;
         self.state = State::Offered { change: None };
+        // A registry says with its next word from which epoch on its keys are.
+        if change.new_key && version.is_none() {
+            self.least_epoch = after(self.least_epoch);
+        }
         self.terms = change.terms;
         self.host_cpus = change.host_cpus;
         self.version = version;
@@ -382,6 +399,17 @@ impl Partition {
     fn end(mut self, how: HostEnd) -> Result<Transition, NotAllowed> {
         let Some(lease) = self.close() else { return Err(NotAllowed::NotLent) };
         Ok(self.scrub(lease, Some(Effect::ReportEnded { lease, how })))
+    }
+
+    fn end_moved(mut self, moved: LeaseId, expires_at: Timestamp) -> Result<Transition, NotAllowed> {
+        match &mut self.state {
+            State::Lent { lease } if lease.lease == moved => {
+                let other = lease.expires_at != expires_at;
+                lease.expires_at = expires_at;
+                Ok(self.stays(other.then_some(Effect::MoveEnd)))
+            }
+            _ => Err(NotAllowed::NotLent),
+        }
     }
 
     fn lease_over(mut self, lease: Option<LeaseId>, epoch: Epoch) -> Transition {

@@ -40,9 +40,10 @@ pub enum RegistrationEvent {
     Register {
         other_terms: bool,
     },
-    /// The host changes the terms of this version (F7).
+    /// The host changes the terms of this version, and the key where it says so (F7).
     Change {
         version: TermsVersion,
+        new_key: bool,
     },
     Withdraw,
     /// A borrower accepts the terms of this version (S45).
@@ -80,7 +81,10 @@ impl Registration {
         use RegistrationEvent::{Change, Cleaned, LeaseEnded, Lend, Register, Withdraw};
         match event {
             Register { other_terms } => self.register(other_terms),
-            Change { version } => self.free()?.of_version(version).map(Self::next_version),
+            Change { version, new_key } => {
+                let changed = self.free()?.of_version(version)?.next_version();
+                Ok(if new_key { changed.next_epoch() } else { changed })
+            }
             Withdraw => self.withdraw(),
             Lend { lease, accepted } => self.free()?.of_version(accepted).map(|free| free.lent(lease)),
             LeaseEnded(lease) => self.lease_ended(lease),
@@ -142,7 +146,11 @@ impl Registration {
     }
 
     fn lent(self, lease: LeaseId) -> Self {
-        Self { epoch: Epoch(self.epoch.0 + 1), ..self.to(RegistrationState::Lent(lease)) }
+        self.next_epoch().to(RegistrationState::Lent(lease))
+    }
+
+    fn next_epoch(self) -> Self {
+        Self { epoch: Epoch(self.epoch.0 + 1), ..self }
     }
 
     fn next_version(self) -> Self {

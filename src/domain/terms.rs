@@ -1,11 +1,12 @@
 //! Lending terms: patent (103), what is lent and what it costs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
+    lease::DURATION_MAX_SECONDS,
     money::{PRICE_MAX_MICROS, Price},
     network::Network,
     qualities::{BadQualities, Qualities},
@@ -32,6 +33,44 @@ pub struct Terms {
     pub network: Network,
     #[serde(default)]
     pub qualities: Qualities,
+    #[serde(default)]
+    pub lending: LendingRules,
+}
+
+/// What a lender allows of a lease's length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct LendingRules {
+    /// Longest lease, its renewals included, in seconds; none: 365 days.
+    pub longest_seconds: Option<u64>,
+    /// How long before the end the lender says that it wants the partition back, in seconds; none: it does not.
+    pub recall_notice_seconds: Option<u64>,
+}
+
+impl LendingRules {
+    pub fn longest(&self) -> u64 {
+        self.longest_seconds.unwrap_or(DURATION_MAX_SECONDS)
+    }
+
+    pub fn recall_notice(&self) -> Option<Duration> {
+        self.recall_notice_seconds.map(Duration::from_secs)
+    }
+
+    pub fn validate(&self) -> Result<(), BadTerms> {
+        let fields = [
+            ("lending.longest_seconds", self.longest_seconds, 1),
+            ("lending.recall_notice_seconds", self.recall_notice_seconds, 1),
+        ];
+        for (field, value, least) in fields {
+            if let Some(value) = value
+                && !(least..=DURATION_MAX_SECONDS).contains(&value)
+            {
+                return Err(BadTerms::Seconds { field, least, value });
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -46,6 +85,8 @@ pub enum BadTerms {
         "os_images: a name is 1 to {OS_IMAGE_NAME_MAX} characters of a-z, 0-9, '.', '-' and '_', not {0:?}"
     )]
     OsImageName(String),
+    #[error("{field}: must be {least} to {DURATION_MAX_SECONDS}, is {value}")]
+    Seconds { field: &'static str, least: u64, value: u64 },
     #[error("cpu_model: at most 128 characters, not {0}")]
     CpuModel(usize),
     #[error("qualities.{0}")]
@@ -55,6 +96,7 @@ pub enum BadTerms {
 impl Terms {
     pub fn validate(&self) -> Result<(), BadTerms> {
         self.allocation.validate()?;
+        self.lending.validate()?;
         if !(0..=PRICE_MAX_MICROS).contains(&self.price.per_hour_micros) {
             return Err(BadTerms::Price(self.price.per_hour_micros));
         }
@@ -83,7 +125,7 @@ pub fn is_os_image_name(name: &str) -> bool {
 #[serde(transparent)]
 pub struct TermsVersion(pub u64);
 
-/// Counts the leases of one partition: the key of an earlier one never opens a later one (law 4).
+/// Grows with each lease of a partition, and where its keys are changed: no key of an earlier epoch opens it (law 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(transparent)]

@@ -20,6 +20,7 @@ use crate::{
     api::{
         http::{Bearer, Peer, PeerCertificate},
         problem::{Code, Problem},
+        registry::Account,
         secret::Secret,
     },
     domain::id::{BorrowerId, HostId, LenderId},
@@ -150,6 +151,24 @@ impl FromRequestParts<Arc<Registry>> for OnlyHost {
         };
         CertifiedHost::from_request_parts(parts, registry).await?;
         Ok(Self(host))
+    }
+}
+
+/// A borrower or a lender, by its token: whoever has money here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OwnAccount(pub(super) Account);
+
+impl FromRequestParts<Arc<Registry>> for OwnAccount {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
+        match Anybody::from_request_parts(parts, registry).await?.0 {
+            Principal::Borrower(borrower) => Ok(Self(Account::Borrower(borrower))),
+            Principal::Lender(lender) => Ok(Self(Account::Lender(lender))),
+            Principal::Host(_) | Principal::Administrator => {
+                Err(Problem::new(Code::Forbidden, "this is for a borrower's or a lender's token"))
+            }
+        }
     }
 }
 

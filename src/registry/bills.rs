@@ -1,20 +1,29 @@
-//! Lists, page by page: a borrower's leases and charges, a lender's payments.
+//! What leases were made and what they cost, page by page: leases, the ledger, statements.
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderName, header},
+    response::{IntoResponse as _, Response},
+};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     Registry,
-    accounts::{Anybody, OnlyBorrower},
-    resource_db::{Page, Principal},
+    accounts::{OnlyBorrower, OwnAccount},
+    resource_db::Page,
 };
-use crate::api::{
-    http::QueryParams,
-    problem::{Code, Problem},
-    registry::{Leases, Ledger},
+use crate::{
+    api::{
+        http::{PathIds, QueryParams, header_text},
+        problem::{Code, Problem},
+        registry::{Balances, Leases, Ledger, Statement},
+        statement::{CSV_MEDIA_TYPE, csv},
+    },
+    domain::month::{Month, NotAMonth},
 };
 
 const LIMIT: u32 = 100;
@@ -74,32 +83,82 @@ pub(super) async fn leases(
     Ok(Json(Leases { leases, next_cursor }))
 }
 
-/// A borrower's charges, or a lender's payments; newest first.
+/// The entries of a borrower's or a lender's account, newest first.
 #[utoipa::path(
     get, path = "/v1/ledger", tag = "ledger",
     params(
-        ("limit" = Option<u32>, Query, description = "Most rows in one answer; 1 to 1000, 100 where not stated"),
+        ("limit" = Option<u32>, Query, description = "Most entries in one answer; 1 to 1000, 100 where not stated"),
         ("cursor" = Option<Uuid>, Query, description = "next_cursor of the answer before"),
     ),
     security(("token" = [])),
     responses(
-        (status = 200, description = "Rows of the ledger", body = Ledger),
+        (status = 200, description = "Entries of the ledger", body = Ledger),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn ledger(
     State(registry): State<Arc<Registry>>,
-    Anybody(principal): Anybody,
+    OwnAccount(account): OwnAccount,
     QueryParams(query): QueryParams<PageQuery>,
 ) -> Result<Json<Ledger>, Problem> {
     let (page, limit) = query.page()?;
-    let rows = match principal {
-        Principal::Borrower(borrower) => registry.db.charges(borrower, page).await?,
-        Principal::Lender(lender) => registry.db.payments(lender, page).await?,
-        Principal::Host(_) | Principal::Administrator => {
-            return Err(Problem::new(Code::Forbidden, "this is for a borrower's or a lender's token"));
-        }
-    };
-    let (rows, next_cursor) = cut(rows, limit, |(id, _)| *id);
-    Ok(Json(Ledger { rows: rows.into_iter().map(|(_, row)| row).collect(), next_cursor }))
+    let (entries, next_cursor) =
+        cut(registry.db.entries(account, page).await?, limit, |entry| entry.entry.id.0);
+    Ok(Json(Ledger { entries, next_cursor }))
+}
+
+/// How a borrower's or a lender's account stands, currency by currency.
+#[utoipa::path(
+    get, path = "/v1/balances", tag = "ledger", security(("token" = [])),
+    responses(
+        (status = 200, description = "Balances", body = Balances),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn balances(
+    State(registry): State<Arc<Registry>>,
+    OwnAccount(account): OwnAccount,
+) -> Result<Json<Balances>, Problem> {
+    Ok(Json(Balances { balances: registry.db.balances(account).await? }))
+}
+
+/// An account's month, by UTC: what came in between two balances. A month that is over stays as it is.
+#[utoipa::path(
+    get, path = "/v1/statements/{month}", tag = "ledger",
+    params(
+        ("month" = String, Path, description = "Such as 2026-11", pattern = "^[0-9]{4}-[0-9]{2}$"),
+        ("limit" = Option<u32>, Query, description = "Most entries in one answer; 1 to 1000, 100 where not stated"),
+        ("cursor" = Option<Uuid>, Query, description = "next_cursor of the answer before"),
+        ("accept" = Option<String>, Header, description = "text/csv: the entries as a table, for spreadsheets"),
+    ),
+    security(("token" = [])),
+    responses(
+        (status = 200, description = "The statement", content(
+            (Statement = "application/json"), (String = "text/csv"),
+        )),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn statement(
+    State(registry): State<Arc<Registry>>,
+    PathIds(month): PathIds<String>,
+    OwnAccount(account): OwnAccount,
+    QueryParams(query): QueryParams<PageQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let month: Month =
+        month.parse().map_err(|error: NotAMonth| Problem::new(Code::NotFound, error.to_string()))?;
+    let (page, limit) = query.page()?;
+    let entries = registry.db.month_entries(account, month, page).await?;
+    let (entries, next_cursor) = cut(entries, limit, |entry| entry.entry.id.0);
+    let accepted = header_text(&headers, &header::ACCEPT).unwrap_or_default();
+    if accepted.starts_with(CSV_MEDIA_TYPE) {
+        let table = csv(&entries).map_err(|error| Problem::internal(&error))?;
+        let cursor = next_cursor.map(|cursor| [(HeaderName::from_static("x-next-cursor"), cursor)]);
+        return Ok((cursor, [(header::CONTENT_TYPE, CSV_MEDIA_TYPE)], table).into_response());
+    }
+    let sums = registry.db.month_sums(account, month).await?;
+    let is_final = month.end <= registry.clock.now();
+    let month = month.to_string();
+    Ok(Json(Statement { month, account, is_final, sums, entries, next_cursor }).into_response())
 }

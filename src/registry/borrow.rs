@@ -5,25 +5,29 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, HeaderName, StatusCode},
+    http::{HeaderMap, StatusCode},
 };
 use uuid::Uuid;
 
 use super::{
     Registry,
-    accounts::{Anybody, OnlyBorrower},
-    resource_db::{EndError, Reserve, ReserveError, Reserved},
+    accounts::{Anybody, OnlyBorrower, OnlyLender},
+    resource_db::{
+        Conditions, EndError, HoldError, MoveEndError, Principal, Reserve, ReserveError, Reserved,
+    },
     search_index::Place,
 };
 use crate::{
     api::{
-        http::{JsonBody, PathIds, header_text},
+        http::{JsonBody, PathIds, idempotency_key},
         problem::{Code, Problem},
-        registry::{EndLease, Lease, LeaseGranted, MakeLease, Search, SearchReply},
+        registry::{
+            AskQuote, EndLease, Lease, LeaseGranted, MakeLease, Quote, RenewLease, Search, SearchReply,
+        },
     },
     domain::{
         id::{BorrowerId, LeaseId},
-        lease::DURATION_MAX_SECONDS,
+        lease::{DURATION_MAX_SECONDS, LeaseNotAllowed},
         money::Rounding,
         registration::RegistrationNotAllowed,
     },
@@ -31,8 +35,6 @@ use crate::{
 
 const SEARCH_LIMIT: u32 = 20;
 const SEARCH_LIMIT_MAX: u32 = 1000;
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const IDEMPOTENCY_KEY_MAX: usize = 128;
 
 /// Finds free partitions that meet the conditions: cheapest first, then least waste.
 #[utoipa::path(
@@ -62,6 +64,26 @@ pub(super) async fn search(
     Ok(Json(SearchReply { offers: found.offers, next_cursor, explanation }))
 }
 
+/// What a lease of this partition would cost at most, and when it would end. Nothing is reserved.
+#[utoipa::path(
+    post, path = "/v1/quotes", tag = "leases", request_body = AskQuote, security(("token" = [])),
+    responses(
+        (status = 200, description = "The quote; the version of its terms is what a lease accepts", body = Quote),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn quote(
+    State(registry): State<Arc<Registry>>,
+    _: Anybody,
+    JsonBody(wish): JsonBody<AskQuote>,
+) -> Result<Json<Quote>, Problem> {
+    check_duration(wish.duration_seconds)?;
+    if !registry.market.is_heard(wish.host) {
+        return Err(ReserveError::HostSilent(wish.host).into());
+    }
+    Ok(Json(registry.db.quote(wish, registry.conditions()).await?))
+}
+
 /// Accepts the very terms that were shown; from now on the partition is the borrower's, and billed.
 #[utoipa::path(
     post, path = "/v1/leases", tag = "leases", request_body = MakeLease, security(("token" = [])),
@@ -77,17 +99,13 @@ pub(super) async fn make_lease(
     headers: HeaderMap,
     JsonBody(wish): JsonBody<MakeLease>,
 ) -> Result<(StatusCode, Json<LeaseGranted>), Problem> {
-    if !(1..=DURATION_MAX_SECONDS).contains(&wish.duration_seconds) {
-        let detail = format!("duration_seconds: 1 to {DURATION_MAX_SECONDS}, not {}", wish.duration_seconds);
-        return Err(Problem::new(Code::InvalidRequest, detail));
-    }
+    check_duration(wish.duration_seconds)?;
     let reserve = Reserve {
         lease: LeaseId(Uuid::now_v7()),
         borrower,
         host_is_heard: registry.market.is_heard(wish.host),
         idempotency_key: idempotency_key(&headers)?,
-        rounding: Rounding::BegunSecond,
-        fee_rate: registry.settings.fee_rate,
+        conditions: registry.conditions(),
         wish,
     };
     let (Reserved::Now(lease) | Reserved::Before(lease)) = registry.db.reserve(reserve).await?;
@@ -97,16 +115,13 @@ pub(super) async fn make_lease(
     Ok((StatusCode::CREATED, Json(registry.issuer.grant(lease)?)))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    if !headers.contains_key(IDEMPOTENCY_KEY) {
-        return Ok(None);
+/// No terms allow a lease of another duration.
+fn check_duration(seconds: u64) -> Result<(), Problem> {
+    if (1..=DURATION_MAX_SECONDS).contains(&seconds) {
+        return Ok(());
     }
-    let text = header_text(headers, &IDEMPOTENCY_KEY).unwrap_or_default();
-    if (1..=IDEMPOTENCY_KEY_MAX).contains(&text.len()) {
-        return Ok(Some(text.to_owned()));
-    }
-    let detail = format!("Idempotency-Key: 1 to {IDEMPOTENCY_KEY_MAX} characters of ASCII");
-    Err(Problem::new(Code::MalformedRequest, detail))
+    let detail = format!("duration_seconds: 1 to {DURATION_MAX_SECONDS}, not {seconds}");
+    Err(Problem::new(Code::InvalidRequest, detail))
 }
 
 /// Ends a lease, found by borrower, host, partition and key together. Ended again, it is as it ended.
@@ -130,10 +145,47 @@ pub(super) async fn end_lease(
         return Err(no_such_lease());
     }
     registry.issuer.check(&end.key, &found)?;
-    Ok(Json(registry.db.end_lease(lease, borrower, received_at).await?))
+    let host = registry.word_of(found.host).await?;
+    Ok(Json(registry.db.end_lease(lease, borrower, host, received_at).await?))
 }
 
-/// One of the borrower's leases.
+/// Makes a lease longer, or its budget larger; the host learns its new end at once. Lost keys are issued again by it too.
+#[utoipa::path(
+    post, path = "/v1/leases/{lease}/renew", tag = "leases", request_body = RenewLease,
+    params(("lease" = LeaseId, Path)), security(("token" = [])),
+    responses(
+        (status = 200, description = "The lease, and a key until its end", body = LeaseGranted),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn renew_lease(
+    State(registry): State<Arc<Registry>>,
+    PathIds(lease): PathIds<LeaseId>,
+    OnlyBorrower(borrower): OnlyBorrower,
+    JsonBody(wish): JsonBody<RenewLease>,
+) -> Result<Json<LeaseGranted>, Problem> {
+    let lease = registry.db.renew_lease(lease, borrower, wish).await?;
+    Ok(Json(registry.issuer.grant(lease)?))
+}
+
+/// Says, as the lender, that the partition is wanted back: the lease ends after the notice that its terms state.
+#[utoipa::path(
+    post, path = "/v1/leases/{lease}/recall", tag = "leases",
+    params(("lease" = LeaseId, Path)), security(("token" = [])),
+    responses(
+        (status = 200, description = "The lease, with its recall", body = Lease),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn recall_lease(
+    State(registry): State<Arc<Registry>>,
+    PathIds(lease): PathIds<LeaseId>,
+    OnlyLender(lender): OnlyLender,
+) -> Result<Json<Lease>, Problem> {
+    Ok(Json(registry.db.recall_lease(lease, lender).await?))
+}
+
+/// One of the borrower's leases, or of a partition of the lender's.
 #[utoipa::path(
     get, path = "/v1/leases/{lease}", tag = "leases", params(("lease" = LeaseId, Path)), security(("token" = [])),
     responses(
@@ -144,12 +196,24 @@ pub(super) async fn end_lease(
 pub(super) async fn lease(
     State(registry): State<Arc<Registry>>,
     PathIds(lease): PathIds<LeaseId>,
-    OnlyBorrower(borrower): OnlyBorrower,
+    Anybody(principal): Anybody,
 ) -> Result<Json<Lease>, Problem> {
-    registry.lease_of(borrower, lease).await.map(Json)
+    let found = match principal {
+        Principal::Borrower(borrower) => registry.db.lease(borrower, lease).await?,
+        Principal::Lender(lender) => registry.db.lease_of_lender(lender, lease).await?,
+        Principal::Host(_) | Principal::Administrator => {
+            return Err(Problem::new(Code::Forbidden, "this is for a borrower's or a lender's token"));
+        }
+    };
+    found.map(Json).ok_or_else(no_such_lease)
 }
 
 impl Registry {
+    /// What this registry adds to the contracts that are made now.
+    fn conditions(&self) -> Conditions {
+        Conditions { rounding: Rounding::BegunSecond, fee_rate: self.settings.fee_rate }
+    }
+
     async fn lease_of(&self, borrower: BorrowerId, lease: LeaseId) -> Result<Lease, Problem> {
         self.db.lease(borrower, lease).await?.ok_or_else(no_such_lease)
     }
@@ -157,7 +221,7 @@ impl Registry {
 
 /// The same answer for a lease of somebody else and for one that never was.
 fn no_such_lease() -> Problem {
-    Problem::new(Code::NotFound, "this borrower has no such lease of this partition")
+    Problem::new(Code::NotFound, "there is no such lease here")
 }
 
 impl From<ReserveError> for Problem {
@@ -166,7 +230,8 @@ impl From<ReserveError> for Problem {
             ReserveError::NoSuchPartition { .. } => Code::NotFound,
             ReserveError::HostSilent(_) => Code::HostSilent,
             ReserveError::IdempotencyKeyReused => Code::IdempotencyKeyReused,
-            ReserveError::Duration(_) => Code::InvalidRequest,
+            ReserveError::BadWish(_) => Code::InvalidRequest,
+            ReserveError::Hold(error) => return error.into(),
             ReserveError::Store(error) => return error.into(),
             ReserveError::NotAllowed(ref refusal) => match refusal {
                 RegistrationNotAllowed::Lent | RegistrationNotAllowed::AwaitingClean => Code::AlreadyLent,
@@ -175,6 +240,36 @@ impl From<ReserveError> for Problem {
                 RegistrationNotAllowed::NotLentBy(_) | RegistrationNotAllowed::StillLent(_) => {
                     return Self::internal(&error);
                 }
+            },
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<HoldError> for Problem {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Credit(_) => Self::new(Code::CreditExceeded, error.to_string()),
+            HoldError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<MoveEndError> for Problem {
+    fn from(error: MoveEndError) -> Self {
+        let code = match error {
+            MoveEndError::NoSuchLease => return no_such_lease(),
+            MoveEndError::Hold(error) => return error.into(),
+            MoveEndError::Store(error) => return error.into(),
+            MoveEndError::BadWish(_) => Code::InvalidRequest,
+            MoveEndError::NotAllowed(ref refusal) => match refusal {
+                LeaseNotAllowed::HasEnded(_) => Code::LeaseEnded,
+                LeaseNotAllowed::IsRecalled { .. } => Code::LeaseRecalled,
+                LeaseNotAllowed::NoRecall => Code::RecallNotAllowed,
+                LeaseNotAllowed::Shorter { .. } | LeaseNotAllowed::SmallerBudget => Code::InvalidRequest,
+                LeaseNotAllowed::NotExpired { .. }
+                | LeaseNotAllowed::StillActive
+                | LeaseNotAllowed::IsSettled => return Self::internal(&error),
             },
         };
         Self::new(code, error.to_string())

@@ -2,17 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
     Registry,
     accounts::{self, CertifiedHost, OnlyHost, OnlyLender},
-    resource_db::StoreError,
+    resource_db::{Enrol, EnrolError, StoreError},
 };
 use crate::{
     api::{
-        http::{JsonBody, PathIds},
+        http::{JsonBody, PathIds, idempotency_key},
         problem::{Code, Problem},
         registry::{EnrolHost, Heartbeat, HeartbeatReply, HostContact, HostEnrolled, KeyRules},
     },
@@ -27,6 +32,7 @@ const HOLD_MAX: Duration = Duration::from_secs(10);
 /// Makes a host of the lender's known.
 #[utoipa::path(
     post, path = "/v1/hosts", tag = "hosts", request_body = EnrolHost, security(("token" = [])),
+    params(("idempotency-key" = Option<String>, Header, description = "Asked again with it, the same host is the answer")),
     responses(
         (status = 201, description = "The host is known", body = HostEnrolled),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
@@ -36,12 +42,19 @@ pub(super) async fn enrol_host(
     State(registry): State<Arc<Registry>>,
     OnlyLender(lender): OnlyLender,
     _: CertifiedHost,
+    headers: HeaderMap,
     JsonBody(wish): JsonBody<EnrolHost>,
 ) -> Result<(StatusCode, Json<HostEnrolled>), Problem> {
     let address = base_url(&wish.address)?;
-    let host = HostId(Uuid::now_v7());
     let host_token = accounts::new_token("host");
-    registry.db.enrol_host(host, lender, address, accounts::digest(&host_token)).await?;
+    let enrol = Enrol {
+        host: HostId(Uuid::now_v7()),
+        lender,
+        address,
+        token: accounts::digest(&host_token),
+        idempotency_key: idempotency_key(&headers)?,
+    };
+    let host = registry.db.enrol_host(enrol).await?;
     tracing::info!(%host, %lender, "host enrolled");
     let enrolled = HostEnrolled { host, host_token, issuer: registry.issuer.issuer()? };
     Ok((StatusCode::CREATED, Json(enrolled)))
@@ -104,11 +117,12 @@ pub(super) async fn heartbeat(
     JsonBody(beat): JsonBody<Heartbeat>,
 ) -> Result<Json<HeartbeatReply>, Problem> {
     token.must_be(host)?;
+    let confirmed_at = registry.confirmed_at(host).await?;
     registry.host_is_heard(host).await?;
-    registry.take_report(host, &beat).await?;
+    registry.take_report(host, &beat, confirmed_at).await?;
     if let Some(known) = beat.known_revision {
         registry.wait_for_news(host, known, Duration::from_millis(beat.wait_ms)).await?;
-        registry.market.heard(host);
+        registry.hear(host).await?;
     }
     let register = registry.db.host_register(host).await?;
     let now = registry.clock.now();
@@ -131,11 +145,16 @@ impl Registry {
         if self.market.lender(host).is_none() {
             self.market.belongs(host, self.db.lender_of(host).await?);
         }
-        self.market.heard(host);
-        Ok(())
+        self.hear(host).await
     }
 
-    async fn take_report(&self, host: HostId, beat: &Heartbeat) -> Result<(), StoreError> {
+    /// What the host did since it was last heard, at `confirmed_at`.
+    async fn take_report(
+        &self,
+        host: HostId,
+        beat: &Heartbeat,
+        confirmed_at: Timestamp,
+    ) -> Result<(), StoreError> {
         beat.violations
             .iter()
             .take(VIOLATIONS_MAX)
@@ -143,7 +162,8 @@ impl Registry {
         if beat.ended.is_empty() && beat.cleaned.is_empty() {
             return Ok(());
         }
-        let ignored = self.db.host_report(host, beat.ended.clone(), beat.cleaned.clone()).await?;
+        let ignored =
+            self.db.host_report(host, beat.ended.clone(), beat.cleaned.clone(), confirmed_at).await?;
         for ignored in ignored {
             tracing::warn!(%host, lease = %ignored.lease, why = ignored.why, "a host's word was ignored");
         }
@@ -163,6 +183,15 @@ impl Registry {
             () = self.shutdown.clone().wait() => {}
         }
         Ok(())
+    }
+}
+
+impl From<EnrolError> for Problem {
+    fn from(error: EnrolError) -> Self {
+        match error {
+            EnrolError::IdempotencyKeyReused => Self::new(Code::IdempotencyKeyReused, error.to_string()),
+            EnrolError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -15,6 +15,11 @@ use crate::domain::id::{HostId, LenderId};
 /// too late, and the look that notices it, within three beats.
 const HALF_BEATS_MISSED: u32 = 5;
 
+/// How long a host that is to beat so often may be without a word.
+pub(super) fn silent_after(beat_every: Duration) -> Duration {
+    beat_every * HALF_BEATS_MISSED / 2
+}
+
 pub(super) struct HostsHeard {
     beat_every: Duration,
     hosts: RwLock<HashMap<HostId, Host>>,
@@ -87,7 +92,7 @@ impl HostsHeard {
     }
 
     fn silent_after(&self) -> Duration {
-        self.beat_every * HALF_BEATS_MISSED / 2
+        silent_after(self.beat_every)
     }
 }
 

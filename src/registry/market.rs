@@ -13,7 +13,7 @@ use super::{
     event_log::{EventLog, of_liveness},
     hosts_heard::HostsHeard,
     metrics::Metrics,
-    resource_db::Change,
+    resource_db::{Change, Happened},
     search_index::{Found, Place, SearchIndex},
 };
 use crate::{
@@ -112,11 +112,13 @@ impl Market {
         }
         drop(index);
         self.events.changed(&changes, self.clock.now());
-        for Change { host, partition, row, .. } in changes {
+        for Change { host, partition, row, happened, .. } in changes {
             match row.map(|row| row.state) {
                 Some(LendingState::Lent { lease, borrower, expires_at }) => {
-                    tracing::debug!(%lease, %host, %partition, %borrower, %expires_at, "lease made");
-                    self.metrics.leases_made.inc();
+                    tracing::debug!(%lease, %host, %partition, %borrower, %expires_at, ?happened, "lent");
+                    if happened == Happened::LeaseMade {
+                        self.metrics.leases_made.inc();
+                    }
                     self.expires(expires_at);
                 }
                 Some(LendingState::AwaitingClean { lease }) => {

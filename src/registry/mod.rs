@@ -4,6 +4,7 @@ pub mod http;
 
 mod accounts;
 mod bills;
+mod books;
 mod borrow;
 mod enroll;
 mod events;
@@ -11,6 +12,7 @@ mod keys;
 mod terms;
 mod tokens;
 
+mod confirmed;
 pub mod crash_point;
 mod event_log;
 mod expiry;
@@ -41,11 +43,13 @@ use crate::{
     clock::Clock,
     domain::money::FeeRate,
 };
+use confirmed::Confirmed;
 use key_issuer::KeyIssuer;
 use market::Market;
 use metrics::Metrics;
 use resource_db::{Location, OpenError, ResourceDb, StoreError};
 
+pub use books::{BooksError, credit, deposit, export, payout, set_credit_limit};
 pub use operator::{Operator, OperatorError, Role};
 
 /// How a registry is run.
@@ -56,6 +60,8 @@ pub struct Settings {
     pub fee_rate: FeeRate,
     /// How often a host says that it lives; after two and a half times this long without a word it is hidden.
     pub beat_every: Duration,
+    /// How long after its planned end a lease waits for the word of a host that is silent.
+    pub host_lost_grace: Duration,
 }
 
 /// A running registry: what all its handlers share.
@@ -65,6 +71,7 @@ pub struct Registry {
     pub(crate) db: ResourceDb,
     issuer: KeyIssuer,
     market: Arc<Market>,
+    confirmed: Confirmed,
     metrics: Metrics,
     /// How many follow events.
     event_readers: Arc<AtomicUsize>,
@@ -105,6 +112,7 @@ impl Registry {
         tokio::spawn(expiry::run(Arc::clone(&registry)));
         tokio::spawn(key_issuer::run(Arc::clone(&registry)));
         tokio::spawn(silence::run(Arc::clone(&registry)));
+        tokio::spawn(confirmed::run(Arc::clone(&registry)));
         Ok(registry)
     }
 
@@ -123,6 +131,7 @@ impl Registry {
         let db = ResourceDb::open(settings.database.clone(), Arc::clone(&clock), on_commit).await?;
         market.begin(db.free_partitions().await?);
         let issuer = KeyIssuer::load(&db, Arc::clone(&clock)).await?;
+        let confirmed = Confirmed::new(hosts_heard::silent_after(settings.beat_every));
         let event_readers = Arc::default();
         Ok(Arc::new(Self {
             settings,
@@ -130,6 +139,7 @@ impl Registry {
             db,
             issuer,
             market,
+            confirmed,
             metrics,
             event_readers,
             shutdown,

@@ -13,7 +13,7 @@ use crate::{
     api::{
         http::{JsonBody, PathIds, header_text},
         problem::{Code, Problem},
-        registry::{OfferPartition, RegisteredPartition},
+        registry::{ChangeOffer, OfferPartition, RegisteredPartition},
     },
     domain::{
         id::{HostId, PartitionId},
@@ -48,9 +48,9 @@ pub(super) async fn offer_partition(
     Ok((status, registered(row)))
 }
 
-/// Changes the terms of a free partition, if they are still of the version in `If-Match`.
+/// Changes the terms of a free partition, and its key where that is asked for, if they are still of the version in `If-Match`.
 #[utoipa::path(
-    patch, path = "/v1/hosts/{host}/partitions/{partition}", tag = "partitions", request_body = OfferPartition,
+    patch, path = "/v1/hosts/{host}/partitions/{partition}", tag = "partitions", request_body = ChangeOffer,
     params(
         ("host" = HostId, Path), ("partition" = PartitionId, Path),
         ("if-match" = String, Header, description = "Version of the terms that are changed, in quotes"),
@@ -66,12 +66,12 @@ pub(super) async fn change_partition(
     PathIds((host, partition)): PathIds<(HostId, PartitionId)>,
     token: OnlyHost,
     headers: HeaderMap,
-    JsonBody(offer): JsonBody<OfferPartition>,
+    JsonBody(offer): JsonBody<ChangeOffer>,
 ) -> Result<Registered, Problem> {
     token.must_be(host)?;
     let version = if_match(&headers)?;
-    let terms = valid(offer.terms)?;
-    Ok(registered(registry.db.change(host, partition, version, terms).await?))
+    let offer = ChangeOffer { terms: valid(offer.terms)?, ..offer };
+    Ok(registered(registry.db.change(host, partition, version, offer).await?))
 }
 
 /// Takes a free partition off the market.

@@ -109,7 +109,8 @@ impl Driver {
                 let mut terms = self.row.partition.terms.clone();
                 terms.price.per_hour_micros = per_hour_micros;
                 terms.allocation.memory_mib = memory_mib;
-                let change = Change { terms, host_cpus: self.row.partition.host_cpus.clone() };
+                let change =
+                    Change { terms, host_cpus: self.row.partition.host_cpus.clone(), new_key: false };
                 self.follow(Event::Change(change)).await;
             }
             Command::Open(key, digest, reply) => {
@@ -252,6 +253,7 @@ impl Driver {
         match effect {
             Effect::PrepareMachine => return Ok(self.prepare().await),
             Effect::GuardEnd => self.guard_end(),
+            Effect::MoveEnd => self.move_end(),
             Effect::DiscardMachine => drop(self.host.machines.borrow_mut().remove(&self.row.id)),
             Effect::Wipe => {
                 sleep(self.host.dice().up_to_ms(PREPARED_IN_MS)).await;
@@ -267,6 +269,7 @@ impl Driver {
                 let reason = match how {
                     HostEnd::Returned => EndReason::Returned,
                     HostEnd::Expired => EndReason::Expired,
+                    HostEnd::Lost => EndReason::HostLost,
                 };
                 at_once(self.host.table.report_ended(*lease, reason)).unwrap();
                 self.host.tell();
@@ -296,6 +299,13 @@ impl Driver {
         let reckoned = self.host.clock().boottime_ns_at(lease.expires_at);
         let known = self.row.machine.deadline.clone();
         self.guard(known.map_or(reckoned, |known| known.boottime_ns));
+    }
+
+    /// The lease was renewed or recalled.
+    fn move_end(&mut self) {
+        let Some(lease) = self.row.partition.lease() else { return };
+        let reckoned = self.host.clock().boottime_ns_at(lease.expires_at);
+        self.guard(reckoned);
     }
 
     /// The registry's clock was heard: an end that was reckoned by another one is put right.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     agent::partition::table::{PartitionRow, Reports},
-    api::registry::{Lease, LendingState, RegisteredPartition},
+    api::registry::{Account, Lease, LedgerEntry, LendingState, RegisteredPartition},
     domain::{
         id::{BorrowerId, HostId, LeaseId, PartitionId},
         partition::{OpenLease, State},
@@ -183,14 +183,15 @@ impl Laws {
     /// Law 7: each lease is charged once, and what is charged is paid on.
     fn settle_bill(&self, borrower: BorrowerId, leases: &BTreeMap<LeaseId, Lease>) {
         let all = Page { before: None, limit: 10_000 };
-        let rows = at_once(self.db.charges(borrower, all)).unwrap();
-        let mut charged: Vec<_> = rows.iter().map(|(_, row)| row.lease).collect();
+        let entries = at_once(self.db.entries(Account::Borrower(borrower), all)).unwrap();
+        let mut charged: Vec<_> = entries.iter().filter_map(|charge| charge.entry.occasion.lease()).collect();
         charged.sort();
         assert_eq!(charged, leases.keys().copied().collect::<Vec<_>>(), "law 7: each lease is charged once");
-        for (_, row) in rows {
-            let end = leases[&row.lease].end.as_ref().expect("no lease runs");
-            assert_eq!(row.charge, end.charge, "law 7");
-            assert_eq!(row.charge.0, row.payment.0 + row.fee.0, "law 7");
+        for LedgerEntry { entry, .. } in entries {
+            let lease = entry.occasion.lease().expect("nothing but leases is booked");
+            let end = leases[&lease].end.as_ref().expect("no lease runs");
+            assert_eq!(-entry.legs.borrower.0, end.charge.0, "law 7");
+            assert!(entry.legs.is_balanced(), "law 7");
         }
     }
 }

@@ -106,6 +106,7 @@ impl RegistryProcess {
             fee_rate: FeeRate::from_millionths(50_000).unwrap(),
             // So long that no host is hidden: that goes by a clock which is not simulated.
             beat_every: Duration::from_secs(3600),
+            host_lost_grace: Duration::from_secs(3600),
         };
         self.now();
         let registry =

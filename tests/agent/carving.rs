@@ -33,7 +33,7 @@ async fn a_partition_is_carved_shown_changed_and_released_and_nothing_leaks() {
 
     let price = Price { per_hour_micros: 7, currency: "USD".parse().unwrap() };
     let wanted = Allocation { memory_mib: 128, disk_mib: 5, ..small() };
-    let change = ChangePartition { allocation: Some(wanted), price: Some(price) };
+    let change = ChangePartition { allocation: Some(wanted), price: Some(price), new_key: false };
     let changed = owner.change(carved.id, &change).await.unwrap();
     assert_eq!((changed.terms.allocation, changed.terms.price), (wanted, price));
     let disk = fs::metadata(agent.host.state(&format!("partitions/{}/disk", carved.id))).unwrap();
@@ -79,7 +79,7 @@ async fn a_change_that_does_not_fit_changes_nothing() {
     let owner = agent.owner();
     let carved = owner.carve(&carving(small())).await.unwrap();
     let huge = Allocation { disk_mib: 16 << 20, ..small() };
-    let change = ChangePartition { allocation: Some(huge), price: None };
+    let change = ChangePartition { allocation: Some(huge), price: None, new_key: false };
     assert_refused(owner.change(carved.id, &change).await, Code::InsufficientResources);
     assert_eq!(owner.partition(carved.id).await.unwrap(), carved);
 }

@@ -24,7 +24,7 @@ async fn an_acknowledged_lease_and_its_end_survive_kill_9() {
     let server = Server::start_on(server.kill());
     let borrower = server.client(bob);
     assert_eq!(borrower.lease(granted.lease.id).await.unwrap(), ended);
-    assert_eq!(borrower.ledger().await.unwrap().rows.len(), 1);
+    assert_eq!(borrower.ledger().await.unwrap().entries.len(), 1);
     let host = server.client(host.enrolled.host_token).heartbeat(offer.host, &<_>::default()).await.unwrap();
     assert_eq!(host.partitions[0].state, LendingState::AwaitingClean { lease: ended.id });
 }

@@ -48,11 +48,12 @@ async fn an_offer_is_found_lent_returned_cleaned_and_billed() {
     host.cleaned(&ended).await;
     assert_eq!(all_offers(&bob).await.len(), 1);
 
-    let (charges, payments) = (bob.ledger().await.unwrap().rows, lender.ledger().await.unwrap().rows);
+    let (charges, payments) = (bob.ledger().await.unwrap().entries, lender.ledger().await.unwrap().entries);
     assert_eq!(charges, payments);
-    assert_eq!((charges.len(), charges[0].charge), (1, bill.charge));
-    assert_eq!(charges[0].fee, Micros(bill.charge.0 / 10));
-    assert_eq!(charges[0].charge.0, charges[0].fee.0 + charges[0].payment.0);
+    assert_eq!(charges.len(), 1);
+    let legs = charges[0].entry.legs;
+    assert_eq!((legs.borrower, legs.fees), (Micros(-bill.charge.0), Micros(bill.charge.0 / 10)));
+    assert!(legs.is_balanced());
 }
 
 #[tokio::test]
@@ -208,7 +209,7 @@ async fn a_lease_ended_twice_is_as_it_ended_first() {
     let first = end(&bob, &granted).await.unwrap();
     assert_eq!(end(&bob, &granted).await.unwrap(), first);
     assert_eq!(bob.lease(first.id).await.unwrap(), first);
-    assert_eq!(bob.ledger().await.unwrap().rows.len(), 1);
+    assert_eq!(bob.ledger().await.unwrap().entries.len(), 1);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod hosts;
 mod lending;
 mod malformed;
 mod market;
+mod money;
 mod openapi;
 mod privacy;
 mod program;

@@ -2,10 +2,10 @@
 
 use sublet::{
     api::registry::{
-        EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostEnrolled, Lease, LeaseGranted, MakeLease, Offer,
-        OfferPartition, RegisteredPartition, Search,
+        ChangeOffer, EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostEnrolled, Lease, LeaseGranted,
+        MakeLease, Offer, OfferPartition, RegisteredPartition, Search,
     },
-    client::{ClientError, LeaseRequestId, RegistryClient},
+    client::{ClientError, HostRequestId, LeaseRequestId, RegistryClient},
     domain::{
         id::PartitionId,
         matching::Conditions,
@@ -32,6 +32,7 @@ pub(crate) fn terms(cpus: u32, per_hour_micros: i64) -> Terms {
         cpu_model: "AMD EPYC 7763".to_owned(),
         network: Default::default(),
         qualities: Default::default(),
+        lending: Default::default(),
     }
 }
 
@@ -39,7 +40,7 @@ impl Host {
     /// Enrols a host and lets it be heard.
     pub(crate) async fn enrol(server: &Server, lender: &RegistryClient) -> Self {
         let wish = EnrolHost { address: "http://192.0.2.1:7180".to_owned() };
-        let enrolled = lender.enrol_host(&wish).await.unwrap();
+        let enrolled = lender.enrol_host(HostRequestId(Uuid::new_v4()), &wish).await.unwrap();
         let client = server.client(enrolled.host_token.clone());
         let host = Self { enrolled, client };
         host.beat(Heartbeat::default()).await;
@@ -72,7 +73,7 @@ impl Host {
         version: TermsVersion,
         terms: Terms,
     ) -> Result<RegisteredPartition, ClientError> {
-        let offer = OfferPartition { terms };
+        let offer = ChangeOffer { terms, new_key: false };
         self.client.change_partition(self.enrolled.host, partition, version, &offer).await
     }
 
@@ -90,7 +91,13 @@ pub(crate) async fn all_offers(borrower: &RegistryClient) -> Vec<Offer> {
 }
 
 pub(crate) fn wish(offer: &RegisteredPartition, duration_seconds: u64) -> MakeLease {
-    MakeLease { host: offer.host, partition: offer.partition, terms_version: offer.version, duration_seconds }
+    MakeLease {
+        host: offer.host,
+        partition: offer.partition,
+        terms_version: offer.version,
+        duration_seconds,
+        budget: None,
+    }
 }
 
 /// A new wish, with a name of its own.

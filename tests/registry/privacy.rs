@@ -2,8 +2,9 @@
 
 use sublet::{
     api::{problem::Code, registry::EnrolHost, secret::Secret},
-    client::RegistryClient,
+    client::{HostRequestId, RegistryClient},
 };
+use uuid::Uuid;
 
 use crate::{
     market::{Host, end, lease, terms, wish},
@@ -20,7 +21,9 @@ async fn without_a_valid_token_nothing_is_answered() {
         assert_refused(client.leases().await, Code::Unauthorized);
         assert_refused(client.ledger().await, Code::Unauthorized);
         assert_refused(
-            client.enrol_host(&EnrolHost { address: "http://h".to_owned() }).await,
+            client
+                .enrol_host(HostRequestId(Uuid::new_v4()), &EnrolHost { address: "http://h".to_owned() })
+                .await,
             Code::Unauthorized,
         );
     }
@@ -32,7 +35,10 @@ async fn a_token_is_good_only_for_what_its_owner_does() {
     let (lender, bob) = (server.lender("alice"), server.borrower("bob"));
     let host = Host::enrol(&server, &lender).await;
     let offer = host.offer(terms(1, 0)).await;
-    assert_refused(bob.enrol_host(&EnrolHost { address: "http://h".to_owned() }).await, Code::Forbidden);
+    assert_refused(
+        bob.enrol_host(HostRequestId(Uuid::new_v4()), &EnrolHost { address: "http://h".to_owned() }).await,
+        Code::Forbidden,
+    );
     assert_refused(lease(&lender, &wish(&offer, 600)).await, Code::Forbidden);
     assert_refused(host.client.leases().await, Code::Forbidden);
     assert_refused(host.client.ledger().await, Code::Forbidden);
@@ -72,9 +78,9 @@ async fn a_borrower_sees_only_its_own_leases_and_charges_and_a_lender_only_its_o
     assert_refused(end(&eve, &granted).await, Code::NotFound);
     end(&bob, &granted).await.unwrap();
     assert!(eve.leases().await.unwrap().leases.is_empty());
-    assert!(eve.ledger().await.unwrap().rows.is_empty());
-    assert!(carol.ledger().await.unwrap().rows.is_empty());
-    assert_eq!(alice.ledger().await.unwrap().rows.len(), 1);
+    assert!(eve.ledger().await.unwrap().entries.is_empty());
+    assert!(carol.ledger().await.unwrap().entries.is_empty());
+    assert_eq!(alice.ledger().await.unwrap().entries.len(), 1);
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use sublet::{
     api::{problem::Code, registry::EnrolHost, secret::Secret},
-    client::{RegistryClient, Trust},
+    client::{HostRequestId, RegistryClient, Trust},
 };
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::server::{Database, Server, assert_refused};
 
@@ -79,9 +80,11 @@ async fn hosts_show_certificates_where_the_registry_asks_for_them_and_others_nee
     assert!(client(&server, bob, &nobody).search(&<_>::default()).await.is_ok());
 
     let wish = EnrolHost { address: "https://192.0.2.1:7180".to_owned() };
-    let refused = client(&server, alice.clone(), &nobody).enrol_host(&wish).await;
+    let refused =
+        client(&server, alice.clone(), &nobody).enrol_host(HostRequestId(Uuid::new_v4()), &wish).await;
     assert_refused(refused, Code::HostCertificateNeeded);
-    let enrolled = client(&server, alice, &certified).enrol_host(&wish).await.unwrap();
+    let enrolled =
+        client(&server, alice, &certified).enrol_host(HostRequestId(Uuid::new_v4()), &wish).await.unwrap();
 
     let stolen = client(&server, enrolled.host_token.clone(), &nobody);
     assert_refused(stolen.heartbeat(enrolled.host, &<_>::default()).await, Code::HostCertificateNeeded);

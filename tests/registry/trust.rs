@@ -7,7 +7,7 @@ use sublet::{
         secret::Secret,
         token::{MakeToken, Scope},
     },
-    client::RegistryClient,
+    client::{HostRequestId, RegistryClient},
     domain::{
         lending_key::{KeyRefusal, Operation, Restriction, inspect, read, restrict},
         tls_key::TlsKey,
@@ -166,7 +166,15 @@ async fn a_token_to_look_changes_nothing_and_one_to_enrol_does_nothing_else() {
 
     let enrols = server.client(made(&database, &["lender", "--name", "alice", "--scope", "enrol"]));
     assert_refused(enrols.ledger().await, Code::Forbidden);
-    assert!(enrols.enrol_host(&EnrolHost { address: "http://192.0.2.2:1".to_owned() }).await.is_ok());
+    assert!(
+        enrols
+            .enrol_host(
+                HostRequestId(Uuid::new_v4()),
+                &EnrolHost { address: "http://192.0.2.2:1".to_owned() }
+            )
+            .await
+            .is_ok()
+    );
     end(&bob, &granted).await.unwrap();
 }
 

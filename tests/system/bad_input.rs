@@ -32,10 +32,12 @@ fn a_lent_partition_is_neither_lent_again_nor_changed_nor_withdrawn() {
         partition: shown.partition,
         terms_version: shown.terms_version,
         duration_seconds: 60,
+        budget: None,
     };
     let second = carol.make_lease(sublet::client::LeaseRequestId(Uuid::now_v7()), &wish);
     assert_eq!(code(world.wait(second)), Some(Code::AlreadyLent));
-    let bigger = ChangePartition { allocation: Some(Allocation { memory_mib: 512, ..SMALL }), price: None };
+    let allocation = Some(Allocation { memory_mib: 512, ..SMALL });
+    let bigger = ChangePartition { allocation, price: None, new_key: false };
     assert_eq!(code(world.wait(owner.change(offer.id, &bigger))), Some(Code::PartitionFrozen));
     assert_eq!(code(world.wait(owner.withdraw(offer.id))), Some(Code::PartitionLent));
     assert_eq!(code(world.wait(owner.release(offer.id))), Some(Code::PartitionLent));

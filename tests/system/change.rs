@@ -19,7 +19,7 @@ fn a_free_offer_is_changed_at_registry_and_host_and_lent_on_its_new_terms_alone(
         per_hour_micros: before.terms.price.per_hour_micros + 1,
         currency: before.terms.price.currency,
     };
-    let change = ChangePartition { allocation: Some(allocation), price: Some(price) };
+    let change = ChangePartition { allocation: Some(allocation), price: Some(price), new_key: false };
     let changed = world.wait(world.owner().change(offer.id, &change)).unwrap();
 
     let after = world.wait(world.shown(&world.borrower, offer.id));
@@ -32,6 +32,7 @@ fn a_free_offer_is_changed_at_registry_and_host_and_lent_on_its_new_terms_alone(
         partition: before.partition,
         terms_version: before.terms_version,
         duration_seconds: 60,
+        budget: None,
     };
     let refused = world.wait(world.borrower.make_lease(LeaseRequestId(Uuid::now_v7()), &old_terms));
     assert_eq!(refused.unwrap_err().code(), Some(Code::TermsChanged));

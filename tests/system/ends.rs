@@ -1,7 +1,11 @@
 //! The end of a lease, and its bill.
 
 use sublet::{
-    api::{agent::PartitionState, problem::Code, registry::EndReason},
+    api::{
+        agent::PartitionState,
+        problem::Code,
+        registry::{EndReason, LedgerEntry},
+    },
     domain::money::Micros,
 };
 
@@ -21,9 +25,10 @@ fn the_bill_is_the_terms_price_for_each_begun_second_and_the_ledger_says_the_sam
     assert_eq!(end.charge, Micros(lease.terms.price.per_hour_micros * seconds / 3600));
 
     let ledger = world.wait(world.borrower.ledger()).unwrap();
-    let row = ledger.rows.into_iter().find(|row| row.lease == lease.id).unwrap();
-    assert_eq!(row.charge, end.charge);
-    assert_eq!(row.charge.0, row.fee.0 + row.payment.0);
+    let of_lease = |entry: &&LedgerEntry| entry.entry.occasion.lease() == Some(lease.id);
+    let entry = ledger.entries.iter().find(of_lease).unwrap();
+    assert_eq!(entry.entry.legs.borrower.0, -end.charge.0);
+    assert!(entry.entry.legs.is_balanced());
 }
 
 #[test]

@@ -196,6 +196,7 @@ impl World {
             partition,
             terms_version: offer.terms_version,
             duration_seconds: duration.as_secs(),
+            budget: None,
         };
         borrower.make_lease(LeaseRequestId(Uuid::now_v7()), &wish).await
     }

@@ -28,7 +28,7 @@ use crate::{
     },
     api::{
         agent::{BorrowPartition, IssueKey, KeyIssued},
-        registry::RegisteredPartition,
+        registry::{LendingState, RegisteredPartition},
     },
     domain::{
         id::{BorrowerId, JobId, KeyId, LeaseId},
@@ -82,6 +82,8 @@ pub struct Driver {
     pub(super) pulse: Option<Pulse>,
     pub(super) stopping: Option<Stopping>,
     pub(super) published: watch::Sender<PartitionRow>,
+    /// The lease that the registry lends the partition for, and its end, which may have moved since a key was issued.
+    lent_until: Option<(LeaseId, Timestamp)>,
     retry: Option<(Instant, Duration)>,
     removed: bool,
 }
@@ -105,16 +107,23 @@ impl Driver {
             pulse: None,
             stopping: None,
             published,
+            lent_until: None,
             retry: None,
             removed: false,
         }
     }
 
-    /// Drives the partition until it is released.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Drives the partition until it is released; `recovered` is told once it is known what became of it.
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        recovered: Option<oneshot::Sender<()>>,
+    ) {
         if let Err(error) = self.recover().await {
             self.complain("the partition's machine could not be found again", &error);
         }
+        // Whoever asked may have gone.
+        let _ = recovered.map(|recovered| recovered.send(()));
         self.settle().await;
         while !self.removed {
             self.follow_pulse();
@@ -153,7 +162,7 @@ impl Driver {
             && matches!(self.row.partition.state, State::Carved | State::Withdrawn)
         {
             let host_cpus = self.row.partition.host_cpus.clone();
-            self.apply(Event::Change(Change { terms, host_cpus })).await?;
+            self.apply(Event::Change(Change { terms, host_cpus, new_key: false })).await?;
         }
         self.apply_for(Event::Offer).await
     }
@@ -213,7 +222,11 @@ impl Driver {
         if self.perform().await.is_err() || !self.row.effects.is_empty() {
             return Err(NotAllowed::NotReady.into());
         }
-        self.apply_for(Event::Open(admission::lease_of(claims))).await
+        let mut lease = admission::lease_of(claims);
+        if let Some((_, until)) = self.lent_until.filter(|(lent, _)| *lent == lease.lease) {
+            lease.expires_at = until;
+        }
+        self.apply_for(Event::Open(lease)).await
     }
 
     /// The lease ends; the answer does not wait for the cleaning.
@@ -230,6 +243,10 @@ impl Driver {
         if let Err(error) = self.follow_clock().await {
             self.complain("the lease's end could not be put right", &error);
         }
+        self.lent_until = view.and_then(|view| match view.state {
+            LendingState::Lent { lease, expires_at, .. } => Some((lease, expires_at)),
+            LendingState::Free | LendingState::AwaitingClean { .. } => None,
+        });
         for step in reconcile(&self.row.partition, view) {
             let taken = match step {
                 Step::Event(event) => self.apply(event).await,

@@ -42,6 +42,7 @@ impl From<HostEnd> for EndReason {
         match how {
             HostEnd::Returned => Self::Returned,
             HostEnd::Expired => Self::Expired,
+            HostEnd::Lost => Self::HostLost,
         }
     }
 }
@@ -52,6 +53,7 @@ impl Driver {
         match effect {
             Effect::PrepareMachine => return self.prepared().await,
             Effect::GuardEnd => self.guard_end().await?,
+            Effect::MoveEnd => self.move_end().await?,
             Effect::BootAgain { image, boots } => self.boot_again(image, *boots).await?,
             Effect::DiscardMachine => self.discard_machine().await?,
             Effect::EndJobs => self.jobs.end_all(JobEnd::LeaseEnded, self.services.clock.now()).await?,
@@ -109,7 +111,7 @@ impl Driver {
         let State::Offered { change: Some(change) } = &self.row.partition.state else { return Ok(None) };
         let version = match (&self.services.registry, self.row.partition.version) {
             (Some(registry), Some(version)) => {
-                Some(registry.change(self.row.id, version, &change.terms).await.or_failure()?)
+                Some(registry.change(self.row.id, version, change).await.or_failure()?)
             }
             _ => None,
         };

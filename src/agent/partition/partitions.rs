@@ -81,6 +81,8 @@ pub struct Partitions {
     handles: RwLock<BTreeMap<PartitionId, Handle>>,
     /// Held while something is planned and taken.
     planning: Mutex<()>,
+    /// Each tells when what became of its machine while no agent ran is known.
+    recovering: Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
 impl Partitions {
@@ -89,12 +91,27 @@ impl Partitions {
         let mut rows = services.table.rows().await?;
         give_users(&services, &mut rows).await?;
         resume_networks(&services, &rows).await;
-        let partitions = Arc::new(Self { services, handles: RwLock::default(), planning: Mutex::new(()) });
+        let partitions = Arc::new(Self {
+            services,
+            handles: RwLock::default(),
+            planning: Mutex::new(()),
+            recovering: Mutex::default(),
+        });
         partitions.sweep(&rows).map_err(PartitionError::Files)?;
         for row in rows {
-            partitions.drive(row);
+            let (tell, recovered) = oneshot::channel();
+            partitions.recovering.lock().await.push(recovered);
+            partitions.drive(row, Some(tell));
         }
         Ok(partitions)
+    }
+
+    /// Waits until it is known what became of the partitions while no agent ran.
+    pub async fn recovered(&self) {
+        for recovered in self.recovering.lock().await.drain(..) {
+            // A driver that ended knows nothing more.
+            let _ = recovered.await;
+        }
     }
 
     /// A carving that was cut off has left a directory without a row.
@@ -111,7 +128,7 @@ impl Partitions {
         Ok(())
     }
 
-    fn drive(self: &Arc<Self>, row: PartitionRow) -> Handle {
+    fn drive(self: &Arc<Self>, row: PartitionRow, recovered: Option<oneshot::Sender<()>>) -> Handle {
         let id = row.id;
         let (commands, inbox) = mpsc::channel(COMMANDS_WAITING);
         let (published, seen) = watch::channel(row.clone());
@@ -129,7 +146,7 @@ impl Partitions {
         let driver = Driver::new(services, row, (jobs, tunnels), published, commands.downgrade());
         let partitions = Arc::clone(self);
         tokio::spawn(async move {
-            driver.run(inbox).await;
+            driver.run(inbox, recovered).await;
             partitions.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });
         handle
@@ -174,6 +191,7 @@ impl Partitions {
             cpu_model: String::new(),
             network: wanted.network,
             qualities: Default::default(),
+            lending: Default::default(),
         };
         let terms = self.services.with_host_facts(terms);
         terms.validate()?;
@@ -192,7 +210,7 @@ impl Partitions {
         };
         self.make_disk(row.id, &wanted.allocation).await?;
         self.services.table.insert(row.clone(), mark).await?;
-        Ok(self.drive(row).row())
+        Ok(self.drive(row, None).row())
     }
 
     async fn carved_earlier(
@@ -220,7 +238,7 @@ impl Partitions {
         .await?
     }
 
-    /// Changes a partition's allocation or price: here, and before that at the registry where it is on offer (F7).
+    /// Changes a partition's allocation, price or key: here, and before that at the registry where it is on offer (F7).
     pub async fn change(
         &self,
         handle: &Handle,
@@ -236,13 +254,14 @@ impl Partitions {
         };
         terms.validate()?;
         // What the state does not allow is refused before what the host does not have.
-        let same = Change { terms: now.terms.clone(), host_cpus: now.host_cpus.clone() };
+        let same = Change { terms: now.terms.clone(), host_cpus: now.host_cpus.clone(), new_key: false };
         now.clone().apply(Event::Change(same))?;
         let held = self.held_beside(Some(row.id));
         let mut all = held.clone();
         all.push(holding(&row));
         let holding = self.lendable(&all)?.change(&terms.allocation, &holding(&row), &held)?;
-        let change = Change { terms: self.services.with_host_facts(terms), host_cpus: holding.cpus };
+        let terms = self.services.with_host_facts(terms);
+        let change = Change { terms, host_cpus: holding.cpus, new_key: wanted.new_key };
         handle.ask(|reply| Command::Change(change, reply)).await
     }
 

@@ -22,10 +22,11 @@ use crate::{
 };
 
 const SCHEMA: &str = include_str!("table.sql");
-/// Each schema from the one before it; the first had neither networks nor qualities.
-const LATER: [&str; 2] = [
+/// Each schema from the one before it; the first had neither networks nor qualities nor rules of lending.
+const LATER: [&str; 3] = [
     "ALTER TABLE partitions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
     "ALTER TABLE partitions ADD COLUMN qualities TEXT NOT NULL DEFAULT '{}';",
+    "ALTER TABLE partitions ADD COLUMN lending TEXT NOT NULL DEFAULT '{}';",
 ];
 const SCHEMA_VERSION: usize = 1 + LATER.len();
 
@@ -267,16 +268,17 @@ fn version(connection: &Connection) -> Result<usize, rusqlite::Error> {
 }
 
 const INSERT: &str = "INSERT INTO partitions (state, effects, machine, cpus, memory_mib, disk_mib, host_cpus,
-        cpu_model, os_images, price_per_hour_micros, currency, network, qualities, terms_version, least_epoch, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        cpu_model, os_images, price_per_hour_micros, currency, network, qualities, lending, terms_version,
+        least_epoch, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const UPDATE: &str = "UPDATE partitions SET state = ?, effects = ?, machine = ?, cpus = ?, memory_mib = ?,
         disk_mib = ?, host_cpus = ?, cpu_model = ?, os_images = ?, price_per_hour_micros = ?, currency = ?,
-        network = ?, qualities = ?, terms_version = ?, least_epoch = ?
+        network = ?, qualities = ?, lending = ?, terms_version = ?, least_epoch = ?
     WHERE id = ?";
 
 fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Result<(), TableError> {
     let Partition { state, terms, host_cpus, version, least_epoch } = &row.partition;
-    let Terms { allocation, price, os_images, cpu_model, network, qualities } = terms;
+    let Terms { allocation, price, os_images, cpu_model, network, qualities, lending } = terms;
     let changed = connection.execute(
         statement,
         params![
@@ -293,6 +295,7 @@ fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Re
             price.currency.to_string(),
             network.to_string(),
             json(qualities)?,
+            json(lending)?,
             version.map(|version| number(version.0)).transpose()?,
             number(least_epoch.0)?,
             row.id.to_string()
@@ -320,6 +323,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<PartitionRow> {
         cpu_model: row.get("cpu_model")?,
         network: network.parse().map_err(|error| unreadable("network", error))?,
         qualities: read_json(row, "qualities")?,
+        lending: read_json(row, "lending")?,
     };
     let version: Option<i64> = row.get("terms_version")?;
     let partition = Partition {

@@ -14,6 +14,7 @@ CREATE TABLE partitions (
     currency TEXT NOT NULL,
     network TEXT NOT NULL,
     qualities TEXT NOT NULL,
+    lending TEXT NOT NULL,
     terms_version INTEGER,
     least_epoch INTEGER NOT NULL,
     state TEXT NOT NULL,

@@ -25,7 +25,7 @@ use crate::{
     },
     domain::{
         network::Network,
-        partition::{Effect, State},
+        partition::{Effect, Event, HostEnd, State},
     },
 };
 
@@ -80,7 +80,11 @@ impl Driver {
     async fn host_lost(&mut self, built: Built) -> Result<(), PartitionError> {
         self.jobs.end_all(JobEnd::HostLost, self.services.clock.now()).await?;
         let end = GuestEnd::Failed { reason: "the host went down".to_owned() };
-        self.forget_machine(built, end, None).await
+        self.forget_machine(built, end, None).await?;
+        // A lease whose time goes on, goes on.
+        let over =
+            self.row.partition.lease().is_some_and(|lease| lease.expires_at <= self.services.clock.now());
+        if over { self.commit(Event::End(HostEnd::Lost)).await } else { Ok(()) }
     }
 
     /// The VMM is gone, and the guest with it.
@@ -246,6 +250,14 @@ impl Driver {
         self.guard(known.unwrap_or(Deadline { host_boot, boottime_ns })).await
     }
 
+    /// The lease was renewed or recalled: its end is reckoned anew.
+    pub(super) async fn move_end(&mut self) -> Result<(), PartitionError> {
+        let Some(lease) = self.row.partition.lease() else { return Ok(()) };
+        let boottime_ns = self.services.clock.boottime_ns_at(lease.expires_at);
+        let host_boot = self.services.inventory.boot_id.clone();
+        self.guard(Deadline { host_boot, boottime_ns }).await
+    }
+
     /// The registry's clock was heard: an end that was reckoned by another one is put right.
     pub(super) async fn follow_clock(&mut self) -> Result<(), PartitionError> {
         let (Some(lease), Some(known)) = (self.row.partition.lease(), &self.row.machine.deadline) else {
@@ -275,7 +287,8 @@ impl Driver {
     /// How long the lease that is open still goes.
     pub(super) fn lease_left(&self) -> Option<Duration> {
         let lease = self.row.partition.lease()?;
-        let deadline = self.row.machine.deadline.as_ref();
+        let host_boot = &self.services.inventory.boot_id;
+        let deadline = self.row.machine.deadline.as_ref().filter(|known| known.host_boot == *host_boot);
         let left =
             deadline.map(|deadline| Duration::from_nanos(deadline.boottime_ns).saturating_sub(boottime()));
         Some(left.unwrap_or_else(|| self.services.clock.until(lease.expires_at)))

@@ -1,9 +1,12 @@
 //! What the registry's view of a partition means for the host's: after a crash or a lost answer the two are brought
 //! together again.
 
+use jiff::Timestamp;
+
 use crate::{
     api::registry::{LendingState, RegisteredPartition},
     domain::{
+        id::LeaseId,
         partition::{Event, Partition, State},
         terms::Epoch,
     },
@@ -44,6 +47,9 @@ fn unregistered(partition: &Partition) -> Option<Step> {
 fn lease(partition: &Partition, view: &RegisteredPartition) -> Option<Event> {
     let before = Epoch(view.epoch.0.checked_sub(1)?);
     match view.state {
+        LendingState::Lent { lease, expires_at, .. } if is_open_until_else(partition, lease, expires_at) => {
+            Some(Event::EndMoved { lease, expires_at })
+        }
         LendingState::Lent { .. } if is_open_at_most(partition, before) => {
             Some(Event::LeaseOver { lease: None, epoch: before })
         }
@@ -62,6 +68,11 @@ fn lease(partition: &Partition, view: &RegisteredPartition) -> Option<Event> {
     }
 }
 
+/// Whether the lease is open here with another end.
+fn is_open_until_else(partition: &Partition, lease: LeaseId, expires_at: Timestamp) -> bool {
+    partition.lease().is_some_and(|open| open.lease == lease && open.expires_at != expires_at)
+}
+
 fn is_open_at_most(partition: &Partition, epoch: Epoch) -> bool {
     partition.lease().is_some_and(|open| open.epoch <= epoch)
 }
@@ -73,7 +84,10 @@ fn offer(partition: &Partition, view: &RegisteredPartition) -> Option<Step> {
     match &partition.state {
         State::Offering { .. } if view.terms == partition.terms => registered(view),
         State::Offering { .. } => Some(Step::AskAgain),
-        State::Offered { change: Some(change) } if view.terms == change.terms => {
+        // Each change the registry takes is another version, whether or not the terms say something else.
+        State::Offered { change: Some(change) }
+            if view.terms == change.terms && partition.version != Some(view.version) =>
+        {
             Some(Step::Event(Event::ChangeTaken(Some(view.version))))
         }
         State::Offered { change: Some(_) } => Some(Step::AskAgain),

@@ -101,6 +101,22 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// The `Idempotency-Key` of a request that makes something, where it has one.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    if !headers.contains_key(IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
+    let text = header_text(headers, &IDEMPOTENCY_KEY).unwrap_or_default();
+    if (1..=IDEMPOTENCY_KEY_MAX).contains(&text.len()) {
+        return Ok(Some(text.to_owned()));
+    }
+    let detail = format!("Idempotency-Key: 1 to {IDEMPOTENCY_KEY_MAX} characters of ASCII");
+    Err(Problem::new(Code::MalformedRequest, detail))
+}
+
 /// A header's value, where it is text.
 pub fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())

@@ -23,7 +23,8 @@ impl Effect {
         match self {
             Self::Remove => true,
             Self::DiscardMachine => {
-                matches!(before, Self::PrepareMachine | Self::GuardEnd | Self::BootAgain { .. })
+                let of_machine = [Self::PrepareMachine, Self::GuardEnd, Self::MoveEnd];
+                of_machine.contains(before) || matches!(before, Self::BootAgain { .. })
             }
             Self::Unregister => before.is_a_question(),
             _ => false,

@@ -12,6 +12,7 @@ fn terms(memory_mib: u64) -> Terms {
         cpu_model: "a CPU".to_owned(),
         network: Default::default(),
         qualities: Default::default(),
+        lending: Default::default(),
     }
 }
 
@@ -42,7 +43,7 @@ fn lent() -> Partition {
 }
 
 fn change() -> Change {
-    Change { terms: terms(512), host_cpus: vec![1] }
+    Change { terms: terms(512), host_cpus: vec![1], new_key: false }
 }
 
 #[test]
@@ -51,6 +52,31 @@ fn a_partition_goes_round_from_carved_to_offered_again() {
     let partition = round.into_iter().fold(offered(), |p, event| p.apply(event).unwrap().partition);
     assert_eq!(partition.state, State::Offered { change: None });
     assert_eq!((partition.epoch(), partition.least_epoch), (Epoch(1), Epoch(2)));
+}
+
+#[test]
+fn the_end_of_the_lease_that_is_open_moves_and_of_no_other() {
+    let expires_at = Timestamp::from_second(60).unwrap();
+    let moved = Event::EndMoved { lease: lease(1).lease, expires_at };
+    let transition = lent().apply(moved.clone()).unwrap();
+    assert_eq!(transition.partition.lease().map(|lease| lease.expires_at), Some(expires_at));
+    assert_eq!(transition.effects, [Effect::MoveEnd]);
+    assert_eq!(
+        transition.partition.apply(moved.clone()).unwrap().effects,
+        [],
+        "said again it changes nothing"
+    );
+    let other = Event::EndMoved { lease: lease(2).lease, expires_at };
+    assert_eq!(lent().apply(other), Err(NotAllowed::NotLent));
+    assert_eq!(offered().apply(moved), Err(NotAllowed::NotLent));
+}
+
+#[test]
+fn a_new_key_of_a_host_without_registry_voids_those_that_were_issued() {
+    let direct = after_events([Event::Offer, Event::Registered(None), Event::KeyIssued(Epoch(2))]);
+    let asked = direct.apply(Event::Change(Change { new_key: true, ..change() })).unwrap().partition;
+    let changed = asked.apply(Event::ChangeTaken(None)).unwrap().partition;
+    assert_eq!(changed.apply(Event::Open(lease(2))), Err(NotAllowed::EpochPassed));
 }
 
 #[test]
@@ -118,7 +144,7 @@ fn a_change_of_an_offer_asks_the_registry_before_the_host_changes_anything() {
 
 #[test]
 fn a_change_of_the_price_alone_leaves_the_machine_be() {
-    let mut dearer = Change { terms: terms(256), host_cpus: vec![1] };
+    let mut dearer = Change { terms: terms(256), host_cpus: vec![1], new_key: false };
     dearer.terms.price.per_hour_micros = 2000;
     let asked = offered().apply(Event::Change(dearer)).unwrap().partition;
     assert_eq!(asked.apply(Event::ChangeTaken(None)).unwrap().effects, []);
@@ -196,7 +222,13 @@ fn an_event() -> impl Strategy<Value = Event> {
         Just(Event::Offer),
         proptest::option::of((1..9u64).prop_map(TermsVersion)).prop_map(Event::Registered),
         Just(Event::NotRegistered),
-        (64..70u64).prop_map(|m| Event::Change(Change { terms: terms(m), host_cpus: vec![m as u32] })),
+        (64..70u64, any::<bool>()).prop_map(|(m, new_key)| {
+            Event::Change(Change { terms: terms(m), host_cpus: vec![m as u32], new_key })
+        }),
+        (0..6u64, 0..100i64).prop_map(|(epoch, second)| Event::EndMoved {
+            lease: lease(epoch).lease,
+            expires_at: Timestamp::from_second(second).unwrap()
+        }),
         Just(Event::ChangeTaken(None)),
         Just(Event::ChangeRefused),
         Just(Event::Withdraw),
@@ -222,7 +254,8 @@ proptest! {
         let mut effects_since_lease: Option<Vec<Effect>> = None;
         for event in events {
             let Ok(next) = partition.clone().apply(event) else { continue };
-            if let (Some(now), false) = (next.partition.lease(), next.partition.lease() == partition.lease()) {
+            let open = |partition: &Partition| partition.lease().map(|lease| lease.lease);
+            if let (Some(now), false) = (next.partition.lease(), open(&next.partition) == open(&partition)) {
                 prop_assert!(partition.lease().is_none(), "law 1: two leases at once");
                 prop_assert!(Some(now.epoch) > last_epoch, "law 4: epochs grow");
                 if let Some(effects) = &effects_since_lease {

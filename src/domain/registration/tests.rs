@@ -21,7 +21,9 @@ fn registration(state: RegistrationState) -> Registration {
 fn every_event_is_decided_in_every_state() {
     use RegistrationNotAllowed as Not;
     let (same, other) = (Register { other_terms: false }, Register { other_terms: true });
-    let (change, stale) = (Change { version: VERSION }, Change { version: TermsVersion(2) });
+    let change = Change { version: VERSION, new_key: false };
+    let stale = Change { version: TermsVersion(2), new_key: true };
+    let new_key = Change { version: VERSION, new_key: true };
     let lend = Lend { lease: lease(2), accepted: VERSION };
     let lend_stale = Lend { lease: lease(2), accepted: TermsVersion(2) };
     let old = |expected| Err(Not::OtherVersion { current: VERSION, expected });
@@ -30,6 +32,7 @@ fn every_event_is_decided_in_every_state() {
         (Free, same, Ok((Free, 0, 0))),
         (Free, other, Ok((Free, 1, 0))),
         (Free, change, Ok((Free, 1, 0))),
+        (Free, new_key, Ok((Free, 1, 1))),
         (Free, stale, old(TermsVersion(2))),
         (Free, Withdraw, Ok((Withdrawn, 0, 0))),
         (Free, lend, Ok((Lent(lease(2)), 0, 1))),
@@ -39,6 +42,7 @@ fn every_event_is_decided_in_every_state() {
         (lent, same, Ok((lent, 0, 0))),
         (lent, other, Err(Not::Lent)),
         (lent, change, Err(Not::Lent)),
+        (lent, new_key, Err(Not::Lent)),
         (lent, Withdraw, Err(Not::Lent)),
         (lent, lend, Err(Not::Lent)),
         (lent, LeaseEnded(lease(1)), Ok((waiting, 0, 0))),
@@ -48,6 +52,7 @@ fn every_event_is_decided_in_every_state() {
         (waiting, same, Ok((waiting, 0, 0))),
         (waiting, other, Err(Not::AwaitingClean)),
         (waiting, change, Err(Not::AwaitingClean)),
+        (waiting, new_key, Err(Not::AwaitingClean)),
         (waiting, Withdraw, Err(Not::AwaitingClean)),
         (waiting, lend, Err(Not::AwaitingClean)),
         (waiting, LeaseEnded(lease(1)), Ok((waiting, 0, 0))),
@@ -57,6 +62,7 @@ fn every_event_is_decided_in_every_state() {
         (Withdrawn, same, Ok((Free, 1, 0))),
         (Withdrawn, other, Ok((Free, 1, 0))),
         (Withdrawn, change, Err(Not::Withdrawn)),
+        (Withdrawn, new_key, Err(Not::Withdrawn)),
         (Withdrawn, Withdraw, Ok((Withdrawn, 0, 0))),
         (Withdrawn, lend, Err(Not::Withdrawn)),
         (Withdrawn, LeaseEnded(lease(1)), Err(Not::NotLentBy(lease(1)))),
@@ -76,7 +82,8 @@ fn any_event() -> impl Strategy<Value = RegistrationEvent> {
     let some_lease = (0..4u128).prop_map(lease);
     prop_oneof![
         any::<bool>().prop_map(|other_terms| Register { other_terms }),
-        (1..6u64).prop_map(|version| Change { version: TermsVersion(version) }),
+        (1..6u64, any::<bool>())
+            .prop_map(|(version, new_key)| Change { version: TermsVersion(version), new_key }),
         Just(Withdraw),
         (some_lease.clone(), 1..6u64)
             .prop_map(|(lease, version)| Lend { lease, accepted: TermsVersion(version) }),

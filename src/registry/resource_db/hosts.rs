@@ -1,14 +1,19 @@
 //! Lender hosts: their enrolment, and what they report.
 
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
 use super::{
     ResourceDb, StoreError, accounts::TokenDigest, leases, partitions, revocations, tokens::NewToken,
     value::values, work::Work,
 };
 use crate::{
-    api::registry::{EndedAtHost, HostContact, RegisteredPartition, RevokedKey},
+    api::registry::{EndReason, EndedAtHost, HostContact, RegisteredPartition, RevokedKey},
     domain::{
         id::{HostId, LeaseId, LenderId},
         lease::LeaseEvent,
+        partition::HostEnd,
         registration::{RegistrationEvent, RegistrationNotAllowed},
     },
     registry::crash_point::CrashPoint,
@@ -24,6 +29,25 @@ pub struct HostRegister {
     pub revoked: Vec<RevokedKey>,
 }
 
+/// A wish to make a host known.
+#[derive(Debug, Clone)]
+pub struct Enrol {
+    /// The name of the host, if it is new.
+    pub host: HostId,
+    pub lender: LenderId,
+    pub address: String,
+    pub token: TokenDigest,
+    pub idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Error)]
+pub enum EnrolError {
+    #[error("the idempotency key was used for another host")]
+    IdempotencyKeyReused,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// What a host said of a lease that changes nothing, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ignored {
@@ -32,18 +56,31 @@ pub struct Ignored {
 }
 
 impl ResourceDb {
-    /// Makes a host of the lender's known, with its own token.
-    pub async fn enrol_host(
-        &self,
-        host: HostId,
-        lender: LenderId,
-        address: String,
-        digest: TokenDigest,
-    ) -> Result<(), StoreError> {
+    /// Makes a host of the lender's known, with its own token. Wished for again it is the host of before, which has
+    /// one token more: the answer with the one before may have been lost.
+    pub async fn enrol_host(&self, enrol: Enrol) -> Result<HostId, EnrolError> {
         self.write(move |work| {
-            let insert = "INSERT INTO hosts (id, lender, address, created_at_us) VALUES ($1, $2, $3, $4)";
-            work.sql.execute(insert, values![host, lender, address.as_str(), work.now])?;
-            work.insert_host_token(host, NewToken::lasting(digest))
+            let Enrol { host, lender, address, token, idempotency_key } = &enrol;
+            let digest = request_digest(address);
+            let before = match idempotency_key {
+                Some(key) => work.enrolled_before(*lender, key)?,
+                None => None,
+            };
+            let known = match before {
+                Some((request, _)) if request != digest => return Err(EnrolError::IdempotencyKeyReused),
+                Some((_, known)) => known,
+                None => {
+                    work.insert_host(*host, *lender, address)?;
+                    if let Some(key) = idempotency_key {
+                        let insert = "INSERT INTO host_requests (lender, idempotency_key, request_digest, host) \
+                                      VALUES ($1, $2, $3, $4)";
+                        work.sql.execute(insert, values![*lender, key.as_str(), digest, *host])?;
+                    }
+                    *host
+                }
+            };
+            work.insert_host_token(known, NewToken::lasting(*token))?;
+            Ok(known)
         })
         .await
     }
@@ -82,18 +119,38 @@ impl ResourceDb {
         .await
     }
 
-    /// What the host did since it was last heard: leases that ended there, partitions it has cleaned. Said
+    /// The last moments at which these hosts were heard.
+    pub async fn confirm_hosts(&self, heard: Vec<(HostId, Timestamp)>) -> Result<(), StoreError> {
+        self.write(move |work| {
+            let update = "UPDATE hosts SET confirmed_at_us = $1 WHERE id = $2 \
+                          AND (confirmed_at_us IS NULL OR confirmed_at_us < $1)";
+            for (host, at) in &heard {
+                work.sql.execute(update, values![*at, *host])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The last moment at which the host was heard that was written down.
+    pub async fn host_confirmed_at(&self, host: HostId) -> Result<Option<Timestamp>, StoreError> {
+        let select = "SELECT confirmed_at_us FROM hosts WHERE id = $1";
+        self.read(move |sql| sql.one(select, values![host], |mut row| row.take())).await
+    }
+
+    /// What the host did since it was last heard, at `confirmed_at`: leases that ended there, partitions it has cleaned. Said
     /// again it changes nothing; what cannot be is ignored and named.
     pub async fn host_report(
         &self,
         host: HostId,
         ended: Vec<EndedAtHost>,
         cleaned: Vec<LeaseId>,
+        confirmed_at: Timestamp,
     ) -> Result<Vec<Ignored>, StoreError> {
         self.write(move |work| {
             let mut ignored = Vec::new();
             for end in &ended {
-                ignored.extend(work.ended_at_host(host, end)?);
+                ignored.extend(work.ended_at_host(host, end, confirmed_at)?);
             }
             CrashPoint::InReport.pass();
             for lease in &cleaned {
@@ -105,12 +162,43 @@ impl ResourceDb {
     }
 }
 
+fn request_digest(address: &str) -> [u8; 32] {
+    Sha256::digest(address).into()
+}
+
 impl Work<'_> {
-    fn ended_at_host(&mut self, host: HostId, end: &EndedAtHost) -> Result<Option<Ignored>, StoreError> {
+    /// What was asked for under this key, and the host that it came to.
+    fn enrolled_before(
+        &mut self,
+        lender: LenderId,
+        key: &str,
+    ) -> Result<Option<([u8; 32], HostId)>, StoreError> {
+        let select =
+            "SELECT request_digest, host FROM host_requests WHERE lender = $1 AND idempotency_key = $2";
+        self.sql.first(select, values![lender, key], |mut row| Ok((row.take()?, row.take()?)))
+    }
+
+    fn insert_host(&mut self, host: HostId, lender: LenderId, address: &str) -> Result<(), StoreError> {
+        let insert = "INSERT INTO hosts (id, lender, address, created_at_us) VALUES ($1, $2, $3, $4)";
+        self.sql.execute(insert, values![host, lender, address, self.now])?;
+        Ok(())
+    }
+
+    fn ended_at_host(
+        &mut self,
+        host: HostId,
+        end: &EndedAtHost,
+        confirmed_at: Timestamp,
+    ) -> Result<Option<Ignored>, StoreError> {
         match leases::find_of_host(self.sql, host, end.lease)? {
             None => Ok(Some(unknown(end.lease))),
             Some(row) => {
-                self.end(row, LeaseEvent::EndedAtHost(end.reason), self.now)?;
+                let how = match end.reason {
+                    EndReason::Returned => HostEnd::Returned,
+                    EndReason::HostLost => HostEnd::Lost,
+                    EndReason::Expired | EndReason::Recalled | EndReason::BudgetSpent => HostEnd::Expired,
+                };
+                self.end(row, LeaseEvent::EndedAtHost { how, confirmed_at }, self.now)?;
                 Ok(None)
             }
         }

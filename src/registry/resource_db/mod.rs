@@ -3,7 +3,7 @@
 //! changed meanwhile, and announced once it is durable.
 //!
 //! **Each use case is written once, for every database**: a method of [`ResourceDb`] in the file of its noun
-//! ([`accounts`], [`hosts`], [`partitions`], [`leases`], [`ledger`]), which hands a closure to `write` or `read`:
+//! ([`accounts`], [`hosts`], [`partitions`], [`reserve`], [`courses`], [`entries`], …), which hands a closure to `write` or `read`:
 //!
 //! ```text
 //! pub async fn close_account(&self, account: Uuid) -> Result<(), CloseError> {
@@ -40,12 +40,17 @@ mod value;
 mod work;
 
 mod accounts;
+mod balances;
+mod courses;
+mod entries;
+mod export;
 mod hosts;
 mod leases;
-mod ledger;
 mod partitions;
+mod reserve;
 mod revocations;
 mod signing_keys;
+mod statements;
 mod tokens;
 
 use std::sync::Arc;
@@ -59,11 +64,15 @@ use sqlite::Sqlite;
 use work::Work;
 
 pub use accounts::{AccountKind, Principal, TokenDigest};
-pub use hosts::{HostRegister, Ignored};
-pub use leases::{Contract, EndError, Reserve, ReserveError, Reserved};
+pub use balances::{AccountError, CreditExceeded, HoldError};
+pub use courses::{EndError, MoveEndError, Overdue};
+pub use entries::BookError;
+pub use export::ExportError;
+pub use hosts::{Enrol, EnrolError, HostRegister, Ignored};
 pub use location::Location;
 pub use meters::Metered;
 pub use partitions::RegisterError;
+pub use reserve::{Conditions, Reserve, ReserveError, Reserved};
 pub use revocations::RevokeError;
 pub use signing_keys::SigningKey;
 pub use sqlite::OpenError;

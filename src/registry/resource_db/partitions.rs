@@ -10,7 +10,7 @@ use super::{
     work::{Change, Happened, Work},
 };
 use crate::{
-    api::registry::{LendingState, RegisteredPartition},
+    api::registry::{ChangeOffer, LendingState, RegisteredPartition},
     domain::{
         id::{BorrowerId, HostId, LeaseId, PartitionId},
         lease::EndReason,
@@ -67,18 +67,19 @@ impl ResourceDb {
         .await
     }
 
-    /// F7: the host changes the terms of this version.
+    /// F7: the host changes the terms of this version, and the key where it says so.
     pub async fn change(
         &self,
         host: HostId,
         partition: PartitionId,
         version: TermsVersion,
-        terms: Terms,
+        offer: ChangeOffer,
     ) -> Result<RegisteredPartition, RegisterError> {
         self.write(move |work| {
             let row = find(work.sql, host, partition)?.ok_or(RegisterError::NoSuchPartition(partition))?;
-            let after = row.registration.apply(RegistrationEvent::Change { version })?;
-            Ok(work.save_partition(&row, after, &terms)?.ok_or(StoreError::Lost("partitions"))?)
+            let event = RegistrationEvent::Change { version, new_key: offer.new_key };
+            let after = row.registration.apply(event)?;
+            Ok(work.save_partition(&row, after, &offer.terms)?.ok_or(StoreError::Lost("partitions"))?)
         })
         .await
     }

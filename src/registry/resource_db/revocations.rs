@@ -56,7 +56,7 @@ impl Work<'_> {
         }
         let insert =
             "INSERT INTO revoked_keys (id, host, until_us) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-        self.sql.execute(insert, values![row.key, row.host, row.course.expires_at])?;
+        self.sql.execute(insert, values![row.key, row.host, row.course.asked_until])?;
         self.sql.execute("DELETE FROM revoked_keys WHERE until_us <= $1", values![self.now])?;
         self.announce(row.host, row.partition, Happened::KeyRevoked)?;
         let lease = leases::find_of_borrower(self.sql, row.borrower, row.id)?;

@@ -17,8 +17,11 @@
 //! to itself by way of others, gets that constraint in PostgreSQL after both are made.
 
 /// The number of a schema is how many of these it has.
-pub(super) const MIGRATIONS: [&str; 2] =
-    [include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_trust.sql")];
+pub(super) const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_trust.sql"),
+    include_str!("migrations/0003_money.sql"),
+];
 
 /// The migration as SQLite takes it.
 pub(super) fn for_sqlite(migration: &str) -> String {

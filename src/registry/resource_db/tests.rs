@@ -7,15 +7,20 @@ use std::{
 use tempfile::TempDir;
 
 mod model;
+mod money;
 mod trust;
 
 use super::*;
 use crate::{
-    api::registry::{EndReason, EndedAtHost, Lease, LendingState, MakeLease, RegisteredPartition},
+    api::registry::{
+        Account, ChangeOffer, EndReason, EndedAtHost, Lease, LeaseEnd, LedgerEntry, LendingState, MakeLease,
+        RegisteredPartition,
+    },
     clock::Clock,
     domain::{
         id::{BorrowerId, HostId, LeaseId, LenderId, PartitionId},
-        ledger::Billing,
+        lease::{self, HostWord},
+        ledger::{Billing, entry::Legs},
         money::{FeeRate, Micros, Price, Rounding},
         registration::RegistrationNotAllowed,
         resources::Allocation,
@@ -24,6 +29,7 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
+const GRACE: Duration = Duration::from_secs(600);
 
 /// A registry's database with one lender, its host, one partition on offer, and one borrower.
 struct Market {
@@ -37,6 +43,10 @@ struct Market {
     partition: PartitionId,
 }
 
+fn offer(terms: Terms) -> ChangeOffer {
+    ChangeOffer { terms, new_key: false }
+}
+
 fn terms(per_hour_micros: i64) -> Terms {
     Terms {
         allocation: Allocation { cpus: 1, memory_mib: 256, disk_mib: 64 },
@@ -45,7 +55,12 @@ fn terms(per_hour_micros: i64) -> Terms {
         cpu_model: "a CPU".to_owned(),
         network: Default::default(),
         qualities: Default::default(),
+        lending: Default::default(),
     }
+}
+
+fn enrol(host: HostId, lender: LenderId, token: TokenDigest) -> Enrol {
+    Enrol { host, lender, address: "http://host:1".to_owned(), token, idempotency_key: None }
 }
 
 async fn open(path: PathBuf, clock: &Arc<Clock>) -> (ResourceDb, Arc<Mutex<Vec<Change>>>) {
@@ -81,7 +96,7 @@ async fn market() -> Market {
     };
     let borrower = borrower(&db, "bob", [2; 32]).await;
     let (host, partition) = (HostId(Uuid::from_u128(10)), PartitionId(Uuid::from_u128(20)));
-    db.enrol_host(host, lender, "http://host:1".to_owned(), [3; 32]).await.unwrap();
+    db.enrol_host(enrol(host, lender, [3; 32])).await.unwrap();
     db.register(host, partition, terms(1_000_000)).await.unwrap();
     Market { db, clock, announced, directory, lender, borrower, host, partition }
 }
@@ -96,12 +111,33 @@ impl Market {
                 partition: self.partition,
                 terms_version: TermsVersion(1),
                 duration_seconds: 7200,
+                budget: None,
             },
             idempotency_key: None,
             host_is_heard: true,
-            rounding: Rounding::BegunSecond,
-            fee_rate: FeeRate::from_millionths(100_000).unwrap(),
+            conditions: Conditions {
+                rounding: Rounding::BegunSecond,
+                fee_rate: FeeRate::from_millionths(100_000).unwrap(),
+            },
         }
+    }
+
+    /// As the registry does it: what is overdue ends, if this word of the host is enough for that.
+    async fn expire_with(&self, host: HostWord) {
+        let now = self.clock.now();
+        let overdue = self.db.overdue(now, None, 1000).await.unwrap();
+        let ends = overdue
+            .into_iter()
+            .filter_map(|lease| Some((lease.lease, lease::overdue(&lease.course, host, GRACE, now)?)));
+        self.db.end_overdue(ends.collect()).await.unwrap();
+    }
+
+    async fn entries(&self, account: Account) -> Vec<LedgerEntry> {
+        self.db.entries(account, all()).await.unwrap()
+    }
+
+    async fn end_of(&self, lease: &Lease) -> Option<LeaseEnd> {
+        self.db.lease(self.borrower, lease.id).await.unwrap().unwrap().end
     }
 
     async fn borrow(&self) -> Lease {
@@ -112,11 +148,11 @@ impl Market {
     }
 
     async fn give_back(&self, lease: &Lease) -> Lease {
-        self.db.end_lease(lease.id, self.borrower, self.clock.now()).await.unwrap()
+        self.db.end_lease(lease.id, self.borrower, HostWord::Heard, self.clock.now()).await.unwrap()
     }
 
     async fn cleaned(&self, lease: &Lease) -> Vec<Ignored> {
-        self.db.host_report(self.host, vec![], vec![lease.id]).await.unwrap()
+        self.db.host_report(self.host, vec![], vec![lease.id], self.clock.now()).await.unwrap()
     }
 
     async fn row(&self) -> RegisteredPartition {
@@ -175,9 +211,9 @@ async fn a_second_borrower_is_refused() {
 async fn law_1_is_the_databases_too() {
     let market = market().await;
     market.borrow().await;
-    let sql = "INSERT INTO leases (id, host, partition, borrower, lender, epoch, contract, started_at_us, expires_at_us, \
-               state) SELECT randomblob(16), host, partition, borrower, lender, epoch + 1, contract, started_at_us, \
-               expires_at_us, state FROM leases";
+    let sql = "INSERT INTO leases (id, host, partition, borrower, lender, epoch, contract, started_at_us, \
+               asked_until_us, expires_at_us, state) SELECT randomblob(16), host, partition, borrower, lender, \
+               epoch + 1, contract, started_at_us, asked_until_us, expires_at_us, state FROM leases";
     let error = market.raw().execute(sql, ()).unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation));
 }
@@ -197,7 +233,7 @@ async fn of_fifty_contenders_one_wins() {
 #[tokio::test]
 async fn terms_that_were_not_shown_are_not_accepted() {
     let market = market().await;
-    market.db.change(market.host, market.partition, TermsVersion(1), terms(2_000_000)).await.unwrap();
+    market.db.change(market.host, market.partition, TermsVersion(1), offer(terms(2_000_000))).await.unwrap();
     let error = market.db.reserve(market.wish()).await.unwrap_err();
     assert!(matches!(error, ReserveError::NotAllowed(RegistrationNotAllowed::OtherVersion { .. })));
 }
@@ -250,7 +286,7 @@ async fn nobody_else_can_end_a_lease() {
     let market = market().await;
     let lease = market.borrow().await;
     let eve = borrower(&market.db, "eve", [6; 32]).await;
-    let error = market.db.end_lease(lease.id, eve, market.clock.now()).await.unwrap_err();
+    let error = market.db.end_lease(lease.id, eve, HostWord::Heard, market.clock.now()).await.unwrap_err();
     assert!(matches!(error, EndError::NoSuchLease));
 }
 
@@ -258,9 +294,11 @@ async fn nobody_else_can_end_a_lease() {
 async fn a_lease_expires_by_the_registrys_clock_and_is_charged_in_full() {
     let market = market().await;
     let lease = market.borrow().await;
-    assert_eq!(market.db.expire_due().await.unwrap(), Some(lease.expires_at));
+    assert_eq!(market.db.next_planned_end(market.clock.now()).await.unwrap(), Some(lease.expires_at));
+    market.expire_with(HostWord::Heard).await;
     market.clock.advance(3 * HOUR);
-    assert_eq!(market.db.expire_due().await.unwrap(), None);
+    assert_eq!(market.db.next_planned_end(market.clock.now()).await.unwrap(), None);
+    market.expire_with(HostWord::Heard).await;
     let end = market.db.lease(market.borrower, lease.id).await.unwrap().unwrap().end.unwrap();
     assert_eq!((end.reason, end.at, end.charge), (EndReason::Expired, lease.expires_at, Micros(2_000_000)));
     assert_eq!(market.row().await.state, LendingState::AwaitingClean { lease: lease.id });
@@ -286,9 +324,11 @@ async fn an_end_at_the_host_ends_the_lease_with_its_reason() {
     let lease = market.borrow().await;
     market.clock.advance(HOUR);
     let end = EndedAtHost { lease: lease.id, reason: EndReason::HostLost };
-    assert_eq!(market.db.host_report(market.host, vec![end], vec![lease.id]).await.unwrap(), []);
-    let end = market.db.lease(market.borrower, lease.id).await.unwrap().unwrap().end.unwrap();
-    assert_eq!((end.reason, end.at), (EndReason::HostLost, market.clock.now()));
+    let confirmed_at = market.clock.now() - Duration::from_secs(60);
+    let ignored = market.db.host_report(market.host, vec![end], vec![lease.id], confirmed_at).await.unwrap();
+    assert_eq!(ignored, []);
+    let end = market.end_of(&lease).await.unwrap();
+    assert_eq!((end.reason, end.at), (EndReason::HostLost, confirmed_at));
     assert_eq!(market.row().await.state, LendingState::Free);
 }
 
@@ -297,9 +337,9 @@ async fn a_host_says_nothing_of_other_hosts_leases() {
     let market = market().await;
     let lease = market.borrow().await;
     let other = HostId(Uuid::from_u128(11));
-    market.db.enrol_host(other, market.lender, "http://other:1".to_owned(), [7; 32]).await.unwrap();
+    market.db.enrol_host(enrol(other, market.lender, [7; 32])).await.unwrap();
     let end = EndedAtHost { lease: lease.id, reason: EndReason::Returned };
-    let ignored = market.db.host_report(other, vec![end], vec![lease.id]).await.unwrap();
+    let ignored = market.db.host_report(other, vec![end], vec![lease.id], market.clock.now()).await.unwrap();
     assert_eq!(ignored.len(), 2);
     assert_eq!(market.db.lease(market.borrower, lease.id).await.unwrap().unwrap().end, None);
 }
@@ -313,7 +353,7 @@ async fn what_is_lent_is_neither_changed_nor_withdrawn() {
         matches!(result, Err(RegisterError::NotAllowed(RegistrationNotAllowed::Lent)))
     };
     assert!(lent(market.db.register(host, partition, terms(1)).await.map(drop)));
-    assert!(lent(market.db.change(host, partition, TermsVersion(1), terms(1)).await.map(drop)));
+    assert!(lent(market.db.change(host, partition, TermsVersion(1), offer(terms(1))).await.map(drop)));
     assert!(lent(market.db.withdraw(host, partition).await));
     assert_eq!(market.row().await.terms, terms(1_000_000));
 }
@@ -351,22 +391,23 @@ async fn charges_are_payments_and_fees_and_each_row_can_be_recomputed() {
         market.give_back(&lease).await;
         market.cleaned(&lease).await;
     }
-    let charges = market.db.charges(market.borrower, all()).await.unwrap();
-    assert_eq!(charges, market.db.payments(market.lender, all()).await.unwrap());
+    let charges = market.entries(Account::Borrower(market.borrower)).await;
+    assert_eq!(charges, market.entries(Account::Lender(market.lender)).await);
     assert_eq!(charges.len(), 3);
-    for (_, row) in &charges {
+    for LedgerEntry { entry, used } in &charges {
+        let used = used.as_ref().unwrap();
         let billing = Billing {
-            started_at: row.started_at,
-            ended_at: row.ended_at,
-            price: Price { per_hour_micros: row.per_hour_micros, currency: row.currency },
-            rounding: row.rounding,
-            fee_rate: row.fee_millionths,
+            started_at: used.started_at,
+            ended_at: used.ended_at,
+            price: Price { per_hour_micros: used.per_hour_micros, currency: entry.currency },
+            rounding: used.rounding,
+            fee_rate: used.fee_millionths,
         };
-        let bill = billing.settle();
-        assert_eq!((bill.charge, bill.fee, bill.payment), (row.charge, row.fee, row.payment));
-        assert_eq!(row.charge.0, row.fee.0 + row.payment.0);
+        assert_eq!(Legs::of_lease(&billing.settle()), entry.legs);
+        assert!(entry.legs.is_balanced());
     }
-    assert_eq!(charges.iter().map(|(_, row)| row.charge.0).sum::<i64>(), 116_666 + 1_016_666 + 2_000_000);
+    let charged = charges.iter().map(|charge| -charge.entry.legs.borrower.0).sum::<i64>();
+    assert_eq!(charged, 116_666 + 1_016_666 + 2_000_000);
 }
 
 #[tokio::test]
@@ -374,8 +415,8 @@ async fn a_row_of_the_ledger_stays_as_it_was_written() {
     let market = market().await;
     let lease = market.borrow().await;
     market.give_back(&lease).await;
-    assert!(market.raw().execute("UPDATE ledger SET lender = borrower", ()).is_err());
-    assert!(market.raw().execute("DELETE FROM ledger", ()).is_err());
+    assert!(market.raw().execute("UPDATE entries SET lender = borrower", ()).is_err());
+    assert!(market.raw().execute("DELETE FROM entries", ()).is_err());
 }
 
 #[tokio::test]

@@ -13,7 +13,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::StoreError;
-use crate::domain::id::{BorrowerId, HostId, IssuerId, KeyId, LeaseId, LenderId, PartitionId};
+use crate::domain::{
+    id::{BorrowerId, EntryId, HostId, IssuerId, KeyId, LeaseId, LenderId, PartitionId},
+    money::{Currency, Micros},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
@@ -173,6 +176,24 @@ impl From<Uuid> for Value {
     }
 }
 
+impl FromValue for Micros {
+    fn from_value(value: Value) -> Option<Self> {
+        i64::from_value(value).map(Self)
+    }
+}
+
+impl From<Micros> for Value {
+    fn from(amount: Micros) -> Self {
+        Self::Integer(amount.0)
+    }
+}
+
+impl From<Currency> for Value {
+    fn from(currency: Currency) -> Self {
+        Self::Text(currency.into())
+    }
+}
+
 macro_rules! names {
     ($($name:ident),* $(,)?) => {$(
         impl FromValue for $name {
@@ -189,7 +210,7 @@ macro_rules! names {
     )*};
 }
 
-names!(BorrowerId, HostId, IssuerId, KeyId, LeaseId, LenderId, PartitionId);
+names!(BorrowerId, EntryId, HostId, IssuerId, KeyId, LeaseId, LenderId, PartitionId);
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,7 @@ fn row(number: u128, per_hour_micros: i64, cpus: u32, memory_mib: u64) -> Regist
             cpu_model: String::new(),
             network: Default::default(),
             qualities: Default::default(),
+            lending: Default::default(),
         },
         version: TermsVersion(1),
         epoch: Epoch(0),
@@ -137,6 +138,7 @@ fn terms() -> impl Strategy<Value = Terms> {
                 labels: zone.map(|zone| ("zone".to_owned(), zone.to_string())).into_iter().collect(),
                 ..Qualities::default()
             },
+            lending: Default::default(),
         },
     )
 }

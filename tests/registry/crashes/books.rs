@@ -6,11 +6,15 @@ use reqwest::Url;
 use serde::de::DeserializeOwned;
 use sublet::{
     api::{
-        registry::{Lease, LeaseGranted, Leases, Ledger, LedgerRow},
+        registry::{Lease, LeaseGranted, Leases, Ledger, LedgerEntry},
         secret::Secret,
     },
     client::bare,
-    domain::{id::LeaseId, ledger::Billing, money::Price},
+    domain::{
+        id::LeaseId,
+        ledger::{Billing, audit::Auditor, entry::Legs},
+        money::Price,
+    },
 };
 
 use super::parties::{BorrowerDiary, Heard, HostDiary};
@@ -34,6 +38,7 @@ pub(super) async fn compare(server: &Server, heard: Heard) {
     assert!(!all.is_empty());
     assert_one_lease_at_a_time(&all);
     assert_settled(&all, charges, ledger(server, &heard.lender).await);
+    assert_audited(server);
 }
 
 /// Page by page.
@@ -58,8 +63,8 @@ async fn leases(server: &Server, token: &Secret) -> Vec<Lease> {
     list(server, token, "/v1/leases", |page: Leases| (page.leases, page.next_cursor)).await
 }
 
-async fn ledger(server: &Server, token: &Secret) -> Vec<LedgerRow> {
-    list(server, token, "/v1/ledger", |page: Ledger| (page.rows, page.next_cursor)).await
+async fn ledger(server: &Server, token: &Secret) -> Vec<LedgerEntry> {
+    list(server, token, "/v1/ledger", |page: Ledger| (page.entries, page.next_cursor)).await
 }
 
 async fn end_all(server: &Server, token: &Secret, diary: &BorrowerDiary) {
@@ -106,25 +111,36 @@ fn assert_one_lease_at_a_time(leases: &[Lease]) {
 }
 
 /// Laws 6 and 7: each lease is paid for once, by one and to the other.
-fn assert_settled(leases: &[Lease], mut charges: Vec<LedgerRow>, mut payments: Vec<LedgerRow>) {
-    charges.sort_by_key(|row| row.lease);
-    payments.sort_by_key(|row| row.lease);
+fn assert_settled(leases: &[Lease], mut charges: Vec<LedgerEntry>, mut payments: Vec<LedgerEntry>) {
+    charges.sort_by_key(|charge| charge.entry.id);
+    payments.sort_by_key(|payment| payment.entry.id);
     assert_eq!(charges, payments, "both sides see the same bill");
-    let settled: BTreeSet<_> = charges.iter().map(|row| row.lease).collect();
+    let settled: BTreeSet<_> = charges.iter().filter_map(|charge| charge.entry.occasion.lease()).collect();
     let made: BTreeSet<_> = leases.iter().map(|lease| lease.id).collect();
     assert_eq!((charges.len(), settled), (leases.len(), made), "each lease is settled, and once");
-    for row in &charges {
+    for LedgerEntry { entry, used } in &charges {
+        let used = used.as_ref().expect("nothing but leases is booked");
         let bill = Billing {
-            started_at: row.started_at,
-            ended_at: row.ended_at,
-            price: Price { per_hour_micros: row.per_hour_micros, currency: row.currency },
-            rounding: row.rounding,
-            fee_rate: row.fee_millionths,
+            started_at: used.started_at,
+            ended_at: used.ended_at,
+            price: Price { per_hour_micros: used.per_hour_micros, currency: entry.currency },
+            rounding: used.rounding,
+            fee_rate: used.fee_millionths,
         };
-        let bill = bill.settle();
-        assert_eq!((bill.charge, bill.fee, bill.payment), (row.charge, row.fee, row.payment));
-        assert_eq!(row.charge.0, row.fee.0 + row.payment.0, "law 7");
+        assert_eq!(Legs::of_lease(&bill.settle()), entry.legs);
+        assert!(entry.legs.is_balanced(), "law 7");
     }
     let told: i64 = leases.iter().filter_map(|lease| lease.end.as_ref()).map(|end| end.charge.0).sum();
-    assert_eq!(told, charges.iter().map(|row| row.charge.0).sum::<i64>(), "law 7");
+    assert_eq!(told, -charges.iter().map(|charge| charge.entry.legs.borrower.0).sum::<i64>(), "law 7");
+}
+
+/// Balances and what is held are what entries and leases give, too.
+fn assert_audited(server: &Server) {
+    let export = server.database().path().with_extension("jsonl");
+    let output = server.database().run(&["export", export.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let mut auditor = Auditor::default();
+    let text = std::fs::read_to_string(export).unwrap();
+    text.lines().for_each(|line| auditor.read(serde_json::from_str(line).unwrap()));
+    assert_eq!(auditor.finish().1, []);
 }

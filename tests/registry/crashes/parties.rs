@@ -16,12 +16,12 @@ use sublet::{
     api::{
         problem::Code,
         registry::{
-            EndReason, EndedAtHost, EnrolHost, Heartbeat, Lease, LeaseGranted, LendingState, OfferPartition,
-            RegisteredPartition, Search,
+            ChangeOffer, EndReason, EndedAtHost, EnrolHost, Heartbeat, Lease, LeaseGranted, LendingState,
+            OfferPartition, RegisteredPartition, Search,
         },
         secret::Secret,
     },
-    client::{ClientError, LeaseRequestId, RegistryClient},
+    client::{ClientError, HostRequestId, LeaseRequestId, RegistryClient},
     domain::{
         id::{HostId, LeaseId, PartitionId},
         terms::Epoch,
@@ -92,7 +92,8 @@ impl Town {
         let address = EnrolHost { address: "http://192.0.2.1:7180".to_owned() };
         let mut hosts = Vec::new();
         for _ in 0..HOSTS {
-            let enrolled = enroller.ask(|| enroller.registry.enrol_host(&address)).await.unwrap();
+            let once = HostRequestId(Uuid::new_v4());
+            let enrolled = enroller.ask(|| enroller.registry.enrol_host(once, &address)).await.unwrap();
             let asker = Asker::new(server, &enrolled.host_token, &common);
             let host = HostAtWork::new(enrolled.host, asker, random);
             hosts.push((enrolled.host, enrolled.host_token, tokio::spawn(host.work())));
@@ -266,7 +267,8 @@ impl HostAtWork {
         let partition = self.partitions[self.random.random_range(0..self.partitions.len())];
         let host = self.host;
         let Some(version) = self.diary.views.get(&partition).map(|view| view.version) else { return };
-        let change = OfferPartition { terms: terms(1, self.random.random_range(1..5_000_000_000)) };
+        let terms = terms(1, self.random.random_range(1..5_000_000_000));
+        let change = ChangeOffer { terms, new_key: self.random.random() };
         let answer = if self.random.random() {
             self.asker
                 .ask(|| self.asker.registry.change_partition(host, partition, version, &change))

@@ -14,6 +14,7 @@ pub(in crate::agent) fn row(id: u128) -> PartitionRow {
         cpu_model: "a CPU".to_owned(),
         network: Default::default(),
         qualities: Default::default(),
+        lending: Default::default(),
     };
     let partition = Partition::carved(terms, vec![1, 3]);
     PartitionRow {
@@ -56,8 +57,8 @@ async fn a_row_is_read_as_it_was_written_by_an_agent_before() {
 async fn a_table_from_before_partitions_had_networks_is_read_as_it_was_written() {
     let (directory, table) = table();
     table.insert(row(1), None).await.unwrap();
-    let to_first = "ALTER TABLE partitions DROP COLUMN network;
-                    ALTER TABLE partitions DROP COLUMN qualities; PRAGMA user_version = 1";
+    let to_first = "ALTER TABLE partitions DROP COLUMN network; ALTER TABLE partitions DROP COLUMN qualities;
+                    ALTER TABLE partitions DROP COLUMN lending; PRAGMA user_version = 1";
     table.run(move |connection| Ok(connection.execute_batch(to_first)?)).await.unwrap();
     let again = Table::open(&directory.path().join("agent.db")).unwrap();
     assert_eq!(again.rows().await.unwrap(), [row(1)]);

@@ -72,6 +72,30 @@ fn a_lease_that_ended_at_the_registry_ends_at_the_host() {
 }
 
 #[test]
+fn an_end_that_moved_at_the_registry_moves_at_the_host() {
+    let later = Timestamp::from_second(60).unwrap();
+    let renewed = LendingState::Lent { lease: LEASE, borrower: BorrowerId(Uuid::nil()), expires_at: later };
+    let moved = Event::EndMoved { lease: LEASE, expires_at: later };
+    assert_eq!(reconcile(&lent(3), Some(&view(renewed, 3))), [Step::Event(moved)]);
+}
+
+#[test]
+fn a_key_that_was_changed_at_the_registry_voids_those_before_it_at_the_host() {
+    assert_eq!(reconcile(&offered(), Some(&view(LendingState::Free, 4))), [over(None, 4)]);
+}
+
+#[test]
+fn a_change_of_the_key_alone_is_taken_once_the_registry_has_another_version() {
+    let terms = row(1).partition.terms;
+    let change = Change { terms: terms.clone(), host_cpus: vec![1], new_key: true };
+    let changing = partition(State::Offered { change: Some(change) });
+    assert_eq!(reconcile(&changing, Some(&view(LendingState::Free, 0))), [Step::AskAgain]);
+    let taken = RegisteredPartition { version: TermsVersion(2), ..view(LendingState::Free, 0) };
+    let event = Event::ChangeTaken(Some(TermsVersion(2)));
+    assert_eq!(reconcile(&changing, Some(&taken)), [Step::Event(event)]);
+}
+
+#[test]
 fn an_answer_older_than_the_lease_does_not_end_it() {
     assert_eq!(reconcile(&lent(3), Some(&view(LendingState::Free, 2))), []);
     assert_eq!(reconcile(&lent(3), None), []);
@@ -92,7 +116,7 @@ fn an_offer_whose_confirmation_was_lost_counts_once_the_registry_has_it() {
 
 #[test]
 fn a_change_whose_answer_was_lost_is_taken_if_the_registry_has_it() {
-    let change = Change { terms: other_terms(), host_cpus: vec![1] };
+    let change = Change { terms: other_terms(), host_cpus: vec![1], new_key: false };
     let changing = partition(State::Offered { change: Some(change) });
     assert_eq!(reconcile(&changing, Some(&view(LendingState::Free, 0))), [Step::AskAgain]);
     let taken =
