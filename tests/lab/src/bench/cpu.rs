@@ -7,7 +7,7 @@ use super::{BenchError, Options};
 
 const GUEST: Guest = Guest { kernel: Kernel::Elf, vcpus: 1, memory_mib: 256 };
 const BAR_RATIO: f64 = 0.97;
-/// About ten seconds of counted time.
+/// About half a minute of counted time.
 const ROUNDS: u64 = 1_000_000;
 
 pub(super) fn measure(options: &Options, report: &mut Report, say: &dyn Fn(&str)) -> Result<(), BenchError> {
