@@ -25,6 +25,7 @@ mod ports;
 mod power;
 mod restarts;
 mod ssh;
+mod three_hosts;
 mod tour;
 mod tunnel;
 mod world;
