@@ -20,7 +20,7 @@ use sublet::{
         EndLease, EnrolHost, Heartbeat, HostEnrolled, Lease, LeaseGranted, MakeLease, OfferPartition,
         RegisteredPartition,
     },
-    client::{ClientError, LeaseRequestId, RegistryClient},
+    client::{ClientError, HostRequestId, LeaseRequestId, RegistryClient},
     domain::{
         id::PartitionId,
         money::Price,
@@ -94,7 +94,7 @@ impl Market {
         let client = |token| RegistryClient::new(&registry.address(), Some(token)).unwrap();
         let lender = client(token(registry, "lender", "alice"));
         let enrol = EnrolHost { address: "http://192.0.2.1:7180".to_owned() };
-        let host = world().wait(lender.enrol_host(&enrol)).unwrap();
+        let host = world().wait(lender.enrol_host(HostRequestId(Uuid::new_v4()), &enrol)).unwrap();
         let host_client = client(host.host_token.clone());
         Self { host, host_client, borrower: client(token(registry, "borrower", "bob")), made: Arc::default() }
     }
@@ -111,6 +111,7 @@ impl Market {
             cpu_model: String::new(),
             network: Default::default(),
             qualities: Default::default(),
+            lending: Default::default(),
         };
         let partition = PartitionId(Uuid::new_v4());
         self.host_client.offer_partition(self.host.host, partition, &OfferPartition { terms }).await.unwrap()
@@ -198,8 +199,8 @@ fn what_a_registry_acknowledged_survives_power_cuts_of_its_machine() {
         serve(&machine.0);
         world.wait(market.tidy(&told));
     }
-    let charges = world.wait(market.borrower.ledger()).unwrap().rows;
+    let charges = world.wait(market.borrower.ledger()).unwrap().entries;
     let leases = world.wait(market.borrower.leases()).unwrap().leases;
     assert_eq!(charges.len().min(ALL_LISTED), leases.len(), "each lease is settled, and once");
-    assert!(charges.iter().all(|row| row.charge.0 == row.fee.0 + row.payment.0), "law 7");
+    assert!(charges.iter().all(|charge| charge.entry.legs.is_balanced()), "law 7");
 }

@@ -71,9 +71,11 @@ fn one_borrower_has_leases_on_three_hosts_at_once_with_separate_keys_jobs_and_bi
         assert_eq!(finished.stdout(), format!("job {number}\n"));
     }
     let ended: Vec<_> = loans.iter().map(Loan::end).collect();
-    let bills = world.wait(world.borrower.ledger()).unwrap().rows;
+    let bills = world.wait(world.borrower.ledger()).unwrap().entries;
     for lease in ended {
-        let bill: Vec<_> = bills.iter().filter(|row| row.lease == lease.id).collect();
-        assert_eq!((bill.len(), bill[0].host, bill[0].charge), (1, lease.host, lease.end.unwrap().charge));
+        let bill: Vec<_> =
+            bills.iter().filter(|bill| bill.entry.occasion.lease() == Some(lease.id)).collect();
+        let (host, charge) = (bill[0].used.as_ref().unwrap().host, -bill[0].entry.legs.borrower.0);
+        assert_eq!((bill.len(), host, charge), (1, lease.host, lease.end.unwrap().charge.0));
     }
 }
