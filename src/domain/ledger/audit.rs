@@ -1,8 +1,9 @@
 //! Recomputes the whole ledger from the leases, apart from the registry that wrote it, and names what disagrees.
 //!
-//! Whoever changes any field of an export is found out: an entry is sealed by a digest of all that it and its lease
-//! say; balances and what running leases hold are sums of the rest. It does not show what somebody wrote who can also
-//! reckon the digests anew; for that both sides keep their statements.
+//! Whoever changes an entry, or the lease that it is about, is found out: an entry is sealed by a digest of all that both
+//! say; balances and what running leases hold are sums of the rest. A lease that still runs has no entry, and is sealed
+//! by none. It does not show what somebody wrote who can also reckon the digests anew; for that both sides keep their
+//! statements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
