@@ -20,7 +20,7 @@ fn rent_passes_output_and_exit_code_on_and_prints_the_bill() {
     assert!(stderr.contains("err\n") && stderr.contains("charge"), "{stderr}");
     let bill = output(world.sublet(&["bill", "--json"]));
     let bill: Value = serde_json::from_slice(&bill.stdout).unwrap();
-    assert_eq!(bill["rows"][0]["reason"], "returned");
+    assert_eq!(bill["entries"][0]["used"]["reason"], "returned");
 }
 
 #[test]
