@@ -19,7 +19,7 @@ step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
 # libFuzzer is C++. An SSH server for guests, and what logs in to it. The contract tester is a Python program.
-bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv
+bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv postgresql postgresql-client openssl
 
 step "formatting"
 cargo fmt --all --check
@@ -34,6 +34,14 @@ cargo clippy --locked --package sublet-firmware --bins --features pvh --profile 
 
 step "unit tests"
 cargo test --locked --workspace
+
+step "the registry on PostgreSQL"
+# Of the crash tests the one that is short: what it takes to come up two hundred times is the server's.
+timeout 15m bash tests/postgres/with-server.sh bash -euc '
+    cargo test --locked --package sublet --lib registry::resource_db
+    cargo test --locked --package sublet --test registry -- --include-ignored --skip two_hundred_kills'
+timeout 5m bash tests/postgres/with-server.sh --far \
+    cargo test --locked --package sublet --test registry -- --include-ignored registries lending
 
 step "both servers, held to their descriptions"
 timeout 10m bash tests/contract/run.sh

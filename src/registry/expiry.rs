@@ -61,7 +61,7 @@ impl Registry {
                 }
             }
             if !ends.is_empty() {
-                self.db.end_overdue(ends).await?;
+                self.db.end_overdue(ends, now).await?;
             }
             after = page.last().map(|last| (last.course.planned_end().at, last.lease));
             if page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {

@@ -2,7 +2,7 @@
 //! is heard of with its next beat.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
 };
@@ -28,6 +28,8 @@ pub(super) struct HostsHeard {
 #[derive(Default)]
 struct Host {
     heard_at: Option<Instant>,
+    /// Another registry at the same database hears it.
+    heard_elsewhere: bool,
     lender: Option<LenderId>,
     /// Whether its offers are shown.
     shown: bool,
@@ -45,6 +47,27 @@ impl HostsHeard {
             host.heard_at = Some(now);
             !host.shown
         })
+    }
+
+    /// Other registries hear these hosts, and no others. Answers with those of which that is news.
+    pub(super) fn heard_elsewhere(&self, heard: &HashSet<HostId>) -> Vec<HostId> {
+        let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        for host in heard {
+            hosts.entry(*host).or_default();
+        }
+        let news = hosts.iter_mut().filter(|(id, host)| host.heard_elsewhere != heard.contains(id));
+        news.map(|(id, host)| {
+            host.heard_elsewhere = !host.heard_elsewhere;
+            *id
+        })
+        .collect()
+    }
+
+    /// The hosts that this registry itself hears.
+    pub(super) fn heard_here(&self, now: Instant) -> HashSet<HostId> {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        let heard = hosts.iter().filter(|(_, host)| host.is_heard_here(now, self.silent_after()));
+        heard.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn belongs(&self, host: HostId, lender: LenderId) {
@@ -91,13 +114,17 @@ impl HostsHeard {
         HeardAt { hosts, now, silent_after: self.silent_after() }
     }
 
-    fn silent_after(&self) -> Duration {
+    pub(super) fn silent_after(&self) -> Duration {
         silent_after(self.beat_every)
     }
 }
 
 impl Host {
     fn is_heard(&self, now: Instant, silent_after: Duration) -> bool {
+        self.heard_elsewhere || self.is_heard_here(now, silent_after)
+    }
+
+    fn is_heard_here(&self, now: Instant, silent_after: Duration) -> bool {
         self.heard_at.is_some_and(|at| now.saturating_duration_since(at) <= silent_after)
     }
 }
@@ -163,6 +190,19 @@ mod tests {
         assert_eq!(hosts.fallen_silent(late), [host]);
         hosts.heard(host, late);
         assert_eq!(hosts.settle(host, late), None);
+    }
+
+    #[test]
+    fn a_host_that_another_registry_hears_is_heard_until_that_one_hears_it_no_more() {
+        let hosts = HostsHeard::new(BEAT);
+        let (host, now) = (HostId(Uuid::nil()), Instant::now());
+        assert_eq!(hosts.heard_elsewhere(&[host].into()), [host]);
+        assert!(hosts.heard_elsewhere(&[host].into()).is_empty(), "that is no news");
+        assert!(hosts.at(now).contains(host) && hosts.heard_here(now).is_empty());
+        assert_eq!(hosts.heard_elsewhere(&HashSet::new()), [host]);
+        assert!(!hosts.at(now).contains(host));
+        hosts.heard(host, now);
+        assert_eq!(hosts.heard_here(now), [host].into());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! waits for news, and when the next lease expires. Each follows what was committed, in that order.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -78,6 +79,11 @@ impl Market {
     /// Hides the offers of hosts that have fallen silent.
     pub(super) fn hide_silent(&self) {
         self.hosts.fallen_silent(Instant::now()).into_iter().for_each(|host| self.settle(host));
+    }
+
+    /// Other registries at the same database hear these hosts, and no others.
+    pub(super) fn heard_elsewhere(&self, hosts: &HashSet<HostId>) {
+        self.hosts.heard_elsewhere(hosts).into_iter().for_each(|host| self.settle(host));
     }
 
     /// Shows or hides the host's offers. Judged by whoever has the index, so that of two the later one is right.

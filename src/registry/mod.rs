@@ -21,6 +21,7 @@ mod key_issuer;
 mod market;
 mod metrics;
 mod operator;
+mod other_registries;
 pub mod resource_db;
 mod search_index;
 mod silence;
@@ -76,8 +77,8 @@ pub struct Registry {
     /// How many follow events.
     event_readers: Arc<AtomicUsize>,
     shutdown: Shutdown,
-    /// Held as long as this registry serves its database.
-    _lock: std::fs::File,
+    /// Held as long as this registry serves the database of a file.
+    _lock: Option<std::fs::File>,
 }
 
 /// Why a registry does not start, or ends.
@@ -113,6 +114,7 @@ impl Registry {
         tokio::spawn(key_issuer::run(Arc::clone(&registry)));
         tokio::spawn(silence::run(Arc::clone(&registry)));
         tokio::spawn(confirmed::run(Arc::clone(&registry)));
+        tokio::spawn(other_registries::run(Arc::clone(&registry)));
         Ok(registry)
     }
 
@@ -122,8 +124,10 @@ impl Registry {
         clock: Arc<Clock>,
         shutdown: Shutdown,
     ) -> Result<Arc<Self>, RegistryError> {
-        let Location::File(file) = &settings.database;
-        let lock = lock(file)?;
+        let lock = match &settings.database {
+            Location::File(file) => Some(lock(file)?),
+            Location::Postgres(_) => None,
+        };
         let metrics = Metrics::new()?;
         let market = Arc::new(Market::new(settings.beat_every, Arc::clone(&clock), metrics.clone()));
         let committed = Arc::clone(&market);
@@ -148,7 +152,7 @@ impl Registry {
     }
 }
 
-/// The search index is one process's; a second one would not hear of its changes.
+/// The search index is one process's; a second one would not hear of changes in a file.
 fn lock(database: &std::path::Path) -> Result<std::fs::File, RegistryError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
@@ -165,7 +169,11 @@ fn lock(database: &std::path::Path) -> Result<std::fs::File, RegistryError> {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Sqlite(_) | StoreError::Commit(_) | StoreError::NotBegun => {
+            StoreError::Sqlite(_)
+            | StoreError::Postgres(_)
+            | StoreError::Pool(_)
+            | StoreError::Commit(_)
+            | StoreError::NotBegun => {
                 tracing::error!(error = crate::api::http::chain(&error), "the database failed");
                 Self::new(
                     Code::StorageFailed,
@@ -175,6 +183,7 @@ impl From<StoreError> for Problem {
             StoreError::Unreadable { .. }
             | StoreError::Unwritable(_)
             | StoreError::NoRow
+            | StoreError::WentOn
             | StoreError::Lost(_)
             | StoreError::Refused(_) => Self::internal(&error),
         }

@@ -9,6 +9,7 @@
 
 mod contention;
 mod crashes;
+mod database;
 mod durability;
 mod events;
 mod hosts;
@@ -19,6 +20,7 @@ mod money;
 mod openapi;
 mod privacy;
 mod program;
+mod registries;
 mod server;
 mod tls;
 mod trust;

@@ -217,7 +217,7 @@ async fn a_statement_is_read_as_json_and_as_a_table_and_the_whole_ledger_is_audi
     let table = answer.text().await.unwrap();
     assert!(table.starts_with("entry,at,kind,") && table.contains(",'=1+1,"), "{table}");
 
-    let export = server.database().path().with_extension("jsonl");
+    let export = server.database().beside("export.jsonl");
     run(&["export", export.to_str().unwrap()]);
     let audit = || {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sublet"));

@@ -92,9 +92,7 @@ async fn no_secret_is_in_the_log_or_in_the_database() {
     let offer = host.offer(terms(1, 0)).await;
     let granted = lease(&bob, &wish(&offer, 600)).await.unwrap();
     end(&bob, &granted).await.unwrap();
-    let path = server.database().path();
-    let mut stored = std::fs::read(&path).unwrap();
-    stored.extend(std::fs::read(path.with_extension("db-wal")).unwrap());
+    let stored = server.database().contents();
     let log = server.log();
     for secret in [&token, &granted.key, &host.enrolled.host_token] {
         assert!(!log.contains(secret.reveal()));

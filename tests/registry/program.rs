@@ -30,7 +30,7 @@ async fn sigterm_ends_it_with_success_though_a_host_is_waiting() {
 
 #[test]
 fn a_token_is_one_line_on_standard_output_and_another_each_time() {
-    let database = Database::new();
+    let database = Database::in_a_file();
     let output = database.run(&["token", "borrower", "--name", "bob"]);
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
     assert_ne!(database.token("borrower", "bob"), database.token("borrower", "bob"));
@@ -51,15 +51,15 @@ fn plain_http_on_other_than_loopback_is_refused_and_the_refusal_says_what_to_do(
 }
 
 #[test]
-fn a_second_registry_on_one_database_is_refused() {
-    let server = Server::start();
+fn a_second_registry_on_one_file_is_refused() {
+    let server = Server::start_on(Database::in_a_file());
     let output = server.database().run(&["serve", "--listen", "127.0.0.1:0"]);
     assert!(stderr_of_failure(&output).contains("another registry serves"));
 }
 
 #[test]
 fn a_database_that_others_can_read_is_refused() {
-    let database = Database::new();
+    let database = Database::in_a_file();
     database.token("lender", "alice");
     std::fs::set_permissions(database.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
     let output = database.run(&["token", "lender", "--name", "alice"]);

@@ -4,8 +4,7 @@ use std::{
     fmt::Debug,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{Child, ChildStderr, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -14,7 +13,8 @@ use sublet::{
     api::{problem::Code, secret::Secret},
     client::{ClientError, RegistryClient},
 };
-use tempfile::TempDir;
+
+pub(crate) use crate::database::Database;
 
 /// How long anything may take on a slow and busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -30,37 +30,6 @@ pub(crate) struct Server {
     database: Database,
 }
 
-/// A database's directory; it goes with the last who has it.
-#[derive(Clone)]
-pub(crate) struct Database(Arc<TempDir>);
-
-impl Database {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(tempfile::tempdir().unwrap()))
-    }
-
-    pub(crate) fn path(&self) -> PathBuf {
-        self.0.path().join("registry.db")
-    }
-
-    /// Runs the program on this database until it ends.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        program(&self.path()).args(arguments).output().unwrap()
-    }
-
-    pub(crate) fn token(&self, whose: &str, name: &str) -> Secret {
-        let output = self.run(&["token", whose, "--name", name]);
-        assert!(output.status.success(), "{output:?}");
-        Secret::new(String::from_utf8(output.stdout).unwrap().trim())
-    }
-}
-
-fn program(database: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sublet-registry"));
-    command.arg("--database").arg(database).env_remove("RUST_LOG");
-    command
-}
-
 impl Server {
     pub(crate) fn start() -> Self {
         Self::start_with(Database::new(), &CALM)
@@ -72,7 +41,7 @@ impl Server {
 
     /// Starts it on a port that is free, and waits until it listens.
     pub(crate) fn start_with(database: Database, options: &[&str]) -> Self {
-        let mut command = program(&database.path());
+        let mut command = database.program();
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(options).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -83,7 +52,7 @@ impl Server {
     /// Starts it at this address, to die where `crash_at` says (`sublet::registry::crash_point`); does not wait until
     /// it listens.
     pub(crate) fn start_at(listen: SocketAddr, database: Database, crash_at: Option<&str>) -> Self {
-        let mut command = program(&database.path());
+        let mut command = database.program();
         command.args(["serve", "--listen", &listen.to_string()]).args(CALM).stderr(Stdio::piped());
         command.envs(crash_at.map(|place| ("SUBLET_CRASH_AT", place)));
         let mut child = command.spawn().unwrap();

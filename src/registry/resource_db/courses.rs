@@ -124,14 +124,20 @@ impl ResourceDb {
         .await
     }
 
-    /// Lets each event end its lease, if it still applies.
-    pub async fn end_overdue(&self, ends: Vec<(LeaseId, LeaseEvent)>) -> Result<(), StoreError> {
+    /// Lets each event end its lease, if it still applies. That they were due at `now` was judged by another clock than the
+    /// database's, which may be a little behind.
+    pub async fn end_overdue(
+        &self,
+        ends: Vec<(LeaseId, LeaseEvent)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.write(move |work| {
+            let now = work.now.max(now);
             for (lease, event) in &ends {
                 let row = find(work.sql, *lease)?.ok_or(StoreError::Lost("leases"))?;
                 // Renewed in the meantime, it runs on.
-                if row.course.apply(*event, work.now).is_ok() {
-                    work.end(row, *event, work.now)?;
+                if row.course.apply(*event, now).is_ok() {
+                    work.end(row, *event, now)?;
                     CrashPoint::InExpiry.pass();
                 }
             }

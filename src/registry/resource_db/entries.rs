@@ -128,8 +128,8 @@ impl ResourceDb {
         let (side, id) = side(account);
         self.read(move |sql| {
             let select = format!(
-                "{SELECT} WHERE e.{side} = $1 AND ($2 IS NULL OR (e.at_us, e.id) < \
-                 (SELECT b.at_us, b.id FROM entries b WHERE b.id = $2)) ORDER BY e.at_us DESC, e.id DESC LIMIT $3"
+                "{SELECT} WHERE e.{side} = $1 AND ((e.at_us, e.id) < \
+                 (SELECT b.at_us, b.id FROM entries b WHERE b.id = $2) OR $2 IS NULL) ORDER BY e.at_us DESC, e.id DESC LIMIT $3"
             );
             sql.all(&select, values![id, page.before, page.limit], |row| Ok(read(row)?.0))
         })

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Seek as _, Write},
 };
 
 use thiserror::Error;
@@ -27,7 +27,9 @@ impl ResourceDb {
     pub async fn export(&self, to: File) -> Result<(), ExportError> {
         let failed = self
             .read(move |sql| {
-                let mut lines = Lines { out: BufWriter::new(&to), failed: None };
+                // Where it is read again, it is written again.
+                let failed = to.set_len(0).and_then(|()| (&to).rewind()).err();
+                let mut lines = Lines { out: BufWriter::new(&to), failed };
                 lines.all(sql, &format!("{} ORDER BY l.id", leases::SELECT), |row| {
                     Ok(Line::Lease(LeaseRow::of(row)?.record()))
                 })?;

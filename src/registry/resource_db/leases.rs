@@ -67,7 +67,7 @@ impl ResourceDb {
     pub async fn leases(&self, borrower: BorrowerId, page: Page) -> Result<Vec<Lease>, StoreError> {
         self.read(move |sql| {
             let select = format!(
-                "{SELECT} WHERE l.borrower = $1 AND ($2 IS NULL OR l.id < $2) ORDER BY l.id DESC LIMIT $3"
+                "{SELECT} WHERE l.borrower = $1 AND (l.id < $2 OR $2 IS NULL) ORDER BY l.id DESC LIMIT $3"
             );
             sql.all(&select, values![borrower, page.before, page.limit], |row| Ok(LeaseRow::of(row)?.view()))
         })

@@ -33,6 +33,7 @@
 
 mod location;
 mod meters;
+mod postgres;
 mod schema;
 mod sql;
 mod sqlite;
@@ -47,6 +48,7 @@ mod export;
 mod hosts;
 mod leases;
 mod partitions;
+mod registries;
 mod reserve;
 mod revocations;
 mod signing_keys;
@@ -59,6 +61,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{clock::Clock, domain::lease::LeaseNotAllowed};
+use postgres::Postgres;
 use sql::Sql;
 use sqlite::Sqlite;
 use work::Work;
@@ -72,10 +75,11 @@ pub use hosts::{Enrol, EnrolError, HostRegister, Ignored};
 pub use location::Location;
 pub use meters::Metered;
 pub use partitions::RegisterError;
+pub use postgres::{BadServer, OpenPostgresError, Server};
 pub use reserve::{Conditions, Reserve, ReserveError, Reserved};
 pub use revocations::RevokeError;
 pub use signing_keys::SigningKey;
-pub use sqlite::OpenError;
+pub use sqlite::OpenSqliteError;
 pub use tokens::{Access, NewToken, TokenOwner};
 pub use work::{Change, Happened, OnCommit};
 
@@ -83,13 +87,29 @@ pub use work::{Change, Happened, OnCommit};
 #[derive(Clone)]
 pub enum ResourceDb {
     Sqlite(Sqlite),
+    Postgres(Postgres),
+}
+
+/// Why a database is not opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Sqlite(#[from] OpenSqliteError),
+    #[error("cannot use the database {server}")]
+    Postgres { server: String, source: Box<OpenPostgresError> },
 }
 
 impl ResourceDb {
     /// Opens the database, and brings its schema up to date; a file is made where there is none.
     pub async fn open(location: Location, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenError> {
         match location {
-            Location::File(path) => Sqlite::open(path, clock, on_commit).map(Self::Sqlite),
+            Location::File(path) => Ok(Self::Sqlite(Sqlite::open(path, clock, on_commit)?)),
+            Location::Postgres(server) => match Postgres::open(&server, clock, on_commit).await {
+                Ok(postgres) => Ok(Self::Postgres(postgres)),
+                Err(error) => {
+                    Err(OpenError::Postgres { server: server.to_string(), source: Box::new(error) })
+                }
+            },
         }
     }
 
@@ -102,6 +122,7 @@ impl ResourceDb {
     {
         match self {
             Self::Sqlite(sqlite) => sqlite.write(act).await,
+            Self::Postgres(postgres) => postgres.write(act).await,
         }
     }
 
@@ -109,6 +130,7 @@ impl ResourceDb {
     pub fn metered(&self) -> Metered {
         match self {
             Self::Sqlite(sqlite) => sqlite.metered(),
+            Self::Postgres(postgres) => postgres.metered(),
         }
     }
 
@@ -120,6 +142,7 @@ impl ResourceDb {
     {
         match self {
             Self::Sqlite(sqlite) => sqlite.read(act).await,
+            Self::Postgres(postgres) => postgres.read(act).await,
         }
     }
 }
@@ -137,8 +160,14 @@ pub struct Page {
 pub enum StoreError {
     #[error("the database refused")]
     Sqlite(#[from] rusqlite::Error),
+    #[error("the database server refused")]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("no connection to the database server")]
+    Pool(#[from] deadpool_postgres::PoolError),
     #[error("the transaction could not be made durable")]
-    Commit(#[source] Arc<rusqlite::Error>),
+    Commit(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    #[error("a use case went on after a statement that failed")]
+    WentOn,
     #[error("column {column} of a row holds what does not belong there")]
     Unreadable { column: usize },
     #[error("a value cannot be written")]

@@ -1,5 +1,7 @@
 //! Rows of the resource database (101)-(105).
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use thiserror::Error;
 
@@ -12,7 +14,7 @@ use super::{
 use crate::{
     api::registry::{ChangeOffer, LendingState, RegisteredPartition},
     domain::{
-        id::{BorrowerId, HostId, LeaseId, PartitionId},
+        id::{BorrowerId, HostId, LeaseId, LenderId, PartitionId},
         lease::EndReason,
         registration::{Registration, RegistrationEvent, RegistrationNotAllowed, RegistrationState},
         terms::{Epoch, Terms, TermsVersion},
@@ -101,6 +103,27 @@ impl ResourceDb {
     }
 }
 
+/// How each partition of all hosts is now, as if it had just become so.
+pub(super) async fn all(db: &ResourceDb) -> Result<Vec<Change>, StoreError> {
+    db.read(|sql| {
+        let mut hosts = HashMap::new();
+        sql.query("SELECT id, revision, lender FROM hosts", &[], &mut |mut row| {
+            hosts.insert(row.take::<HostId>()?, (row.take::<u64>()?, row.take::<LenderId>()?));
+            Ok(())
+        })?;
+        sql.all(SELECT, &[], |row| {
+            let row = PartitionRow::of(row)?;
+            let (revision, lender) = *hosts.get(&row.host).ok_or(StoreError::Lost("hosts"))?;
+            let happened = match row.registration.state {
+                RegistrationState::Withdrawn => Happened::Withdrawn,
+                _ => Happened::Changed,
+            };
+            Ok(row.change(happened, lender, revision))
+        })
+    })
+    .await
+}
+
 /// The host's partitions that are registered, oldest name first.
 pub(super) fn of_host(sql: &mut dyn Sql, host: HostId) -> Result<Vec<RegisteredPartition>, StoreError> {
     let select = format!("{SELECT} WHERE p.host = $1 AND p.state <> 'withdrawn' ORDER BY p.id");
@@ -140,6 +163,12 @@ impl PartitionRow {
         let end_reason = row.take::<Option<String>>()?.map(|reason| reason.parse());
         let end_reason = end_reason.transpose().map_err(|_| row.unreadable())?;
         Ok(Self { host, id, terms, registration: Registration { version, epoch, state }, lent, end_reason })
+    }
+
+    fn change(self, happened: Happened, lender: LenderId, revision: u64) -> Change {
+        let (host, partition, end_reason) = (self.host, self.id, self.end_reason);
+        let borrower = self.lent.map(|(borrower, _)| borrower);
+        Change { happened, host, lender, borrower, end_reason, revision, partition, row: self.view() }
     }
 
     /// As its host sees it; none: it is not registered any more.
@@ -248,10 +277,9 @@ impl Work<'_> {
         let (revision, lender) =
             self.sql.one(update, values![host], |mut row| Ok((row.take()?, row.take()?)))?;
         let found = find(self.sql, host, partition)?.ok_or(StoreError::Lost("partitions"))?;
-        let (borrower, end_reason) = (found.lent.map(|(borrower, _)| borrower), found.end_reason);
-        let row = found.view();
-        let shown = row.clone();
-        self.changes.push(Change { happened, host, lender, borrower, end_reason, revision, partition, row });
+        let change = found.change(happened, lender, revision);
+        let shown = change.row.clone();
+        self.changes.push(change);
         Ok(shown)
     }
 }

@@ -17,15 +17,24 @@
 //! to itself by way of others, gets that constraint in PostgreSQL after both are made.
 
 /// The number of a schema is how many of these it has.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_trust.sql"),
     include_str!("migrations/0003_money.sql"),
+    include_str!("migrations/0004_registries.sql"),
 ];
 
 /// The migration as SQLite takes it.
 pub(super) fn for_sqlite(migration: &str) -> String {
     lines_of(migration, "sqlite")
+}
+
+/// The migration as PostgreSQL takes it.
+pub(super) fn for_postgres(migration: &str) -> String {
+    let differences =
+        [(") STRICT, WITHOUT ROWID;", ");"), (") STRICT;", ");"), ("INTEGER", "BIGINT"), ("BLOB", "BYTEA")];
+    let text = lines_of(migration, "postgres");
+    differences.iter().fold(text, |text, (sqlite, postgres)| text.replace(sqlite, postgres))
 }
 
 /// The lines that are for all, and those for `database` alone.
@@ -50,5 +59,12 @@ mod tests {
     fn each_database_gets_what_is_for_all_and_its_own() {
         let text = "1\n-- @sqlite\n2\n-- @postgres\n3\n-- @both\n4\n";
         assert_eq!(for_sqlite(text), "1\n2\n4\n");
+        assert_eq!(for_postgres(text), "1\n3\n4\n");
+    }
+
+    #[test]
+    fn postgresql_has_other_names_for_the_same_columns() {
+        let text = "CREATE TABLE t (\n    id BLOB PRIMARY KEY,\n    n INTEGER\n) STRICT, WITHOUT ROWID;\n";
+        assert_eq!(for_postgres(text), "CREATE TABLE t (\n    id BYTEA PRIMARY KEY,\n    n BIGINT\n);\n");
     }
 }

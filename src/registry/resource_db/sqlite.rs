@@ -20,7 +20,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-pub use open::OpenError;
+pub use open::OpenSqliteError;
 use statements::Statements;
 use writer::Job;
 
@@ -44,7 +44,7 @@ struct Readers {
 
 impl Sqlite {
     /// Opens the database at `path`, makes it where there is none, and brings its schema up to date.
-    pub fn open(path: PathBuf, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenError> {
+    pub fn open(path: PathBuf, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenSqliteError> {
         let connection = open::open_for_writing(&path)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let meters = Arc::new(Meters::default());
@@ -52,7 +52,7 @@ impl Sqlite {
         std::thread::Builder::new()
             .name("resource-db".to_owned())
             .spawn(move || writer::run(connection, queue, &clock, &on_commit, &counted))
-            .map_err(OpenError::Thread)?;
+            .map_err(OpenSqliteError::Thread)?;
         Ok(Self { jobs, meters, readers: Arc::new(Readers { path, idle: Mutex::default() }) })
     }
 

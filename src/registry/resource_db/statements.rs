@@ -52,8 +52,8 @@ impl ResourceDb {
         let (side, id) = side(account);
         self.read(move |sql| {
             let select = format!(
-                "{SELECT} WHERE e.{side} = $1 AND e.at_us >= $2 AND e.at_us < $3 AND ($4 IS NULL OR (e.at_us, e.id) > \
-                 (SELECT b.at_us, b.id FROM entries b WHERE b.id = $4)) ORDER BY e.at_us, e.id LIMIT $5"
+                "{SELECT} WHERE e.{side} = $1 AND e.at_us >= $2 AND e.at_us < $3 AND ((e.at_us, e.id) > \
+                 (SELECT b.at_us, b.id FROM entries b WHERE b.id = $4) OR $4 IS NULL) ORDER BY e.at_us, e.id LIMIT $5"
             );
             let values = values![id, month.start, month.end, page.before, page.limit];
             sql.all(&select, values, |row| Ok(read(row)?.0))

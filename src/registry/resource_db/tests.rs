@@ -1,14 +1,14 @@
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tempfile::TempDir;
-
+mod database;
 mod model;
 mod money;
 mod trust;
+
+use database::Database;
 
 use super::*;
 use crate::{
@@ -36,7 +36,7 @@ struct Market {
     db: ResourceDb,
     clock: Arc<Clock>,
     announced: Arc<Mutex<Vec<Change>>>,
-    directory: TempDir,
+    database: Database,
     lender: LenderId,
     borrower: BorrowerId,
     host: HostId,
@@ -63,11 +63,11 @@ fn enrol(host: HostId, lender: LenderId, token: TokenDigest) -> Enrol {
     Enrol { host, lender, address: "http://host:1".to_owned(), token, idempotency_key: None }
 }
 
-async fn open(path: PathBuf, clock: &Arc<Clock>) -> (ResourceDb, Arc<Mutex<Vec<Change>>>) {
+async fn open(location: Location, clock: &Arc<Clock>) -> (ResourceDb, Arc<Mutex<Vec<Change>>>) {
     let announced = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&announced);
     let on_commit: OnCommit = Box::new(move |changes| heard.lock().unwrap().extend(changes));
-    let db = ResourceDb::open(Location::File(path), Arc::clone(clock), on_commit).await;
+    let db = ResourceDb::open(location, Arc::clone(clock), on_commit).await;
     (db.unwrap(), announced)
 }
 
@@ -88,9 +88,9 @@ async fn borrower(db: &ResourceDb, name: &str, digest: TokenDigest) -> BorrowerI
 }
 
 async fn market() -> Market {
-    let directory = tempfile::tempdir().unwrap();
+    let database = Database::new().await;
     let clock = Arc::new(Clock::held_at("2026-01-01T12:00:00Z".parse().unwrap()));
-    let (db, announced) = open(directory.path().join("registry.db"), &clock).await;
+    let (db, announced) = open(database.location(), &clock).await;
     let Principal::Lender(lender) = account(&db, AccountKind::Lender, "lena", [1; 32]).await else {
         panic!()
     };
@@ -98,7 +98,7 @@ async fn market() -> Market {
     let (host, partition) = (HostId(Uuid::from_u128(10)), PartitionId(Uuid::from_u128(20)));
     db.enrol_host(enrol(host, lender, [3; 32])).await.unwrap();
     db.register(host, partition, terms(1_000_000)).await.unwrap();
-    Market { db, clock, announced, directory, lender, borrower, host, partition }
+    Market { db, clock, announced, database, lender, borrower, host, partition }
 }
 
 impl Market {
@@ -129,7 +129,7 @@ impl Market {
         let ends = overdue
             .into_iter()
             .filter_map(|lease| Some((lease.lease, lease::overdue(&lease.course, host, GRACE, now)?)));
-        self.db.end_overdue(ends.collect()).await.unwrap();
+        self.db.end_overdue(ends.collect(), now).await.unwrap();
     }
 
     async fn entries(&self, account: Account) -> Vec<LedgerEntry> {
@@ -159,10 +159,6 @@ impl Market {
         let mut partitions = self.db.host_register(self.host).await.unwrap().partitions;
         assert_eq!(partitions.len(), 1);
         partitions.remove(0)
-    }
-
-    fn raw(&self) -> rusqlite::Connection {
-        rusqlite::Connection::open(self.directory.path().join("registry.db")).unwrap()
     }
 }
 
@@ -211,17 +207,18 @@ async fn a_second_borrower_is_refused() {
 async fn law_1_is_the_databases_too() {
     let market = market().await;
     market.borrow().await;
+    // Any 16 bytes are a name.
     let sql = "INSERT INTO leases (id, host, partition, borrower, lender, epoch, contract, started_at_us, \
-               asked_until_us, expires_at_us, state) SELECT randomblob(16), host, partition, borrower, lender, \
+               asked_until_us, expires_at_us, state) SELECT host, host, partition, borrower, lender, \
                epoch + 1, contract, started_at_us, asked_until_us, expires_at_us, state FROM leases";
-    let error = market.raw().execute(sql, ()).unwrap_err();
-    assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation));
+    let error = market.database.execute(sql).await.unwrap_err();
+    assert!(error.to_lowercase().contains("unique constraint"), "{error}");
 }
 
 #[tokio::test]
-async fn of_fifty_contenders_one_wins() {
+async fn of_a_thousand_contenders_one_wins() {
     let market = market().await;
-    let contenders = (0..50).map(|_| {
+    let contenders = (0..1000).map(|_| {
         let (db, wish) = (market.db.clone(), market.wish());
         tokio::spawn(async move { db.reserve(wish).await.is_ok() })
     });
@@ -415,8 +412,8 @@ async fn a_row_of_the_ledger_stays_as_it_was_written() {
     let market = market().await;
     let lease = market.borrow().await;
     market.give_back(&lease).await;
-    assert!(market.raw().execute("UPDATE entries SET lender = borrower", ()).is_err());
-    assert!(market.raw().execute("DELETE FROM entries", ()).is_err());
+    assert!(market.database.execute("UPDATE entries SET lender = borrower").await.is_err());
+    assert!(market.database.execute("DELETE FROM entries").await.is_err());
 }
 
 #[tokio::test]
@@ -443,7 +440,7 @@ async fn a_list_is_read_page_by_page_newest_first() {
 async fn what_was_acknowledged_is_there_when_the_database_is_opened_again() {
     let market = market().await;
     let lease = market.borrow().await;
-    let (again, _) = open(market.directory.path().join("registry.db"), &market.clock).await;
+    let (again, _) = open(market.database.location(), &market.clock).await;
     assert_eq!(again.lease(market.borrower, lease.id).await.unwrap(), Some(lease));
 }
 

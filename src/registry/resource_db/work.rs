@@ -1,6 +1,7 @@
 //! A use case at work in a transaction.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::sql::Sql;
 use crate::{
@@ -21,7 +22,7 @@ pub(super) struct Work<'a> {
 }
 
 /// What became of a partition, or of its lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Happened {
     Registered,
     Changed,
@@ -37,7 +38,7 @@ pub enum Happened {
 }
 
 /// A partition's row after a transaction; none: it is not registered any more.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Change {
     pub happened: Happened,
     pub host: HostId,

@@ -34,7 +34,11 @@ CREATE TABLE partitions (
     version INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('free', 'lent', 'awaiting_clean', 'withdrawn')),
+-- @sqlite
     lease BLOB REFERENCES leases (id),
+-- @postgres
+    lease BLOB,
+-- @both
     PRIMARY KEY (host, id),
     CHECK ((lease IS NOT NULL) = (state IN ('lent', 'awaiting_clean')))
 ) STRICT, WITHOUT ROWID;
@@ -57,6 +61,10 @@ CREATE TABLE leases (
     CHECK ((state = 'active') = (ended_at_us IS NULL)),
     CHECK ((ended_at_us IS NULL) = (end_reason IS NULL))
 ) STRICT, WITHOUT ROWID;
+
+-- @postgres
+ALTER TABLE partitions ADD FOREIGN KEY (lease) REFERENCES leases (id);
+-- @both
 
 -- Law 1: a partition has at most one live lease.
 CREATE UNIQUE INDEX one_live_lease_of_a_partition ON leases (host, partition) WHERE state = 'active';
@@ -88,10 +96,16 @@ CREATE TABLE ledger (
 CREATE INDEX ledger_of_a_borrower ON ledger (borrower, id);
 CREATE INDEX ledger_of_a_lender ON ledger (lender, id);
 
+-- @sqlite
 CREATE TRIGGER ledger_rows_stay_as_written BEFORE UPDATE ON ledger
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER ledger_rows_stay BEFORE DELETE ON ledger
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+-- @postgres
+CREATE FUNCTION append_only() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME; END $$;
+CREATE TRIGGER ledger_rows_stay BEFORE UPDATE OR DELETE ON ledger FOR EACH ROW EXECUTE FUNCTION append_only();
+-- @both
 
 -- The registry's signing key.
 CREATE TABLE issuer (

@@ -17,7 +17,7 @@ use super::super::schema::{self, MIGRATIONS};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
-pub enum OpenError {
+pub enum OpenSqliteError {
     #[error("cannot open the database file {}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(
@@ -37,9 +37,9 @@ pub enum OpenError {
     Thread(#[source] io::Error),
 }
 
-pub(super) fn open_for_writing(path: &Path) -> Result<Connection, OpenError> {
+pub(super) fn open_for_writing(path: &Path) -> Result<Connection, OpenSqliteError> {
     make_private(path)?;
-    let refused = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let refused = |source| OpenSqliteError::Sqlite { path: path.to_owned(), source };
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(refused)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(refused)?;
     // Law 6: what was acknowledged survives a power cut.
@@ -61,26 +61,26 @@ fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
 }
 
 /// SQLite gives the files beside it (`-wal`, `-shm`) the same mode.
-fn make_private(path: &Path) -> Result<(), OpenError> {
-    let failed = |source| OpenError::File { path: path.to_owned(), source };
+fn make_private(path: &Path) -> Result<(), OpenSqliteError> {
+    let failed = |source| OpenSqliteError::File { path: path.to_owned(), source };
     let open = |path| -> io::Result<File> {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
     };
     let mode = open(path).and_then(|file| file.metadata()).map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(OpenError::ReadableByOthers { path: path.to_owned(), mode });
+        return Err(OpenSqliteError::ReadableByOthers { path: path.to_owned(), mode });
     }
     Ok(())
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let refused = |source| OpenError::Sqlite { path: path.to_owned(), source };
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenSqliteError> {
+    let refused = |source| OpenSqliteError::Sqlite { path: path.to_owned(), source };
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(refused)?;
     let found: usize =
         transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(refused)?;
     let missing =
-        MIGRATIONS.get(found..).ok_or_else(|| OpenError::TooNew { path: path.to_owned(), found })?;
+        MIGRATIONS.get(found..).ok_or_else(|| OpenSqliteError::TooNew { path: path.to_owned(), found })?;
     for migration in missing {
         transaction.execute_batch(&schema::for_sqlite(migration)).map_err(refused)?;
     }
@@ -115,14 +115,17 @@ mod tests {
     fn a_database_that_others_can_read_is_refused() {
         let (_directory, path) = database();
         File::create(&path).unwrap().set_permissions(Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(open_for_writing(&path), Err(OpenError::ReadableByOthers { mode: 0o644, .. })));
+        assert!(matches!(
+            open_for_writing(&path),
+            Err(OpenSqliteError::ReadableByOthers { mode: 0o644, .. })
+        ));
     }
 
     #[test]
     fn a_database_of_a_newer_schema_is_refused_and_left_as_it_is() {
         let (_directory, path) = database();
         open_for_writing(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
-        assert!(matches!(open_for_writing(&path), Err(OpenError::TooNew { found: 7, .. })));
+        assert!(matches!(open_for_writing(&path), Err(OpenSqliteError::TooNew { found: 7, .. })));
     }
 
     #[test]
@@ -137,6 +140,6 @@ mod tests {
         let (_directory, path) = database();
         std::fs::write(&path, "not a database, but long enough to be looked at as one".repeat(100)).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(open_for_writing(&path), Err(OpenError::Sqlite { .. })));
+        assert!(matches!(open_for_writing(&path), Err(OpenSqliteError::Sqlite { .. })));
     }
 }

@@ -37,7 +37,7 @@ where
         Box::new(move |durable| {
             let result = match durable {
                 Ok(()) => result,
-                Err(error) => Err(E::from(StoreError::Commit(Arc::clone(error)))),
+                Err(error) => Err(E::from(StoreError::Commit(Arc::<rusqlite::Error>::clone(error)))),
             };
             // Whoever asked may have gone; what was done stays done.
             let _ = answer.send(result);
