@@ -1,7 +1,7 @@
 //! Use cases in transactions, each as if there were no other at that time.
 //!
 //! Writing ones are `SERIALIZABLE`: where two could not have happened one after the other, the server fails one of them,
-//! and it is begun again (`docs/adr/0033`). Reading ones see one moment.
+//! and it is begun again (`docs/adr/0035`). Reading ones see one moment.
 
 use std::{
     sync::Arc,
