@@ -33,6 +33,7 @@ trap end EXIT
 # Starts a server and sets `address` to where it listens.
 start() {
     local log=$work/$1.log
+    : > "$log"
     shift
     "$@" 2> "$log" &
     pids+=($!)
