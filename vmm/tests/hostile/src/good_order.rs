@@ -11,8 +11,8 @@ use crate::{
     ring::{Ring, WRITE},
 };
 
-/// Longest a single request may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Longest a single request may take: what is answered at all is answered sooner, however busy the machine is.
+const LIMIT: Duration = Duration::from_secs(60);
 
 const SECTOR: u32 = 512;
 const PATTERN: u8 = 0x5a;
