@@ -54,6 +54,7 @@ codes! {
     Internal 500 "The server failed",
     RegistryUnreachable 503 "The registry cannot be reached",
     StorageFailed 503 "The server cannot store anything now",
+    StorageFull 507 "The server's disk is full",
 
     // The agent's.
     InsufficientResources 409 "The host does not have that much to set aside",

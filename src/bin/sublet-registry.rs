@@ -25,7 +25,7 @@ use sublet::{
     registry::{
         self, Operator, Role, Settings,
         http::{self, Listen, TlsFiles},
-        resource_db::{AccountKind, Location},
+        resource_db::{self, AccountKind, Location},
     },
 };
 use uuid::Uuid;
@@ -123,6 +123,10 @@ enum Command {
     },
     /// Write leases, entries and balances into a new file, for `sublet audit`
     Export { file: PathBuf },
+    /// Copy the database into a new file, while the registry serves; the copy holds the signing key, as the database does
+    Backup { file: PathBuf },
+    /// Make the database out of such a copy; one that is there is not overwritten
+    Restore { file: PathBuf },
     /// Print the OpenAPI description of the HTTP API
     Openapi,
 }
@@ -244,6 +248,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             Ok(Operator::at(database).await?.block(whose.into(), name, false).await?)
         }
         Command::SigningKey { command } => signing_key(&Operator::at(database).await?, command).await,
+        Command::Backup { file } => Ok(resource_db::backup(&database, &file)?),
+        Command::Restore { file } => Ok(resource_db::restore(&file, &database)?),
         Command::Openapi => Ok(writeln!(io::stdout(), "{}", http::description().to_pretty_json()?)?),
     }
 }

@@ -168,6 +168,13 @@ fn lock(database: &std::path::Path) -> Result<std::fs::File, RegistryError> {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if error.is_full() {
+            tracing::error!(error = crate::api::http::chain(&error), "the database has no room left");
+            return Self::new(
+                Code::StorageFull,
+                "the disk of the registry's database is full: nothing new is stored until its owner makes room",
+            );
+        }
         match error {
             StoreError::Sqlite(_)
             | StoreError::Postgres(_)

@@ -7,6 +7,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod backup;
 mod contention;
 mod crashes;
 mod database;

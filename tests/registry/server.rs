@@ -4,7 +4,8 @@ use std::{
     fmt::Debug,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    process::{Child, ChildStderr, Stdio},
+    path::PathBuf,
+    process::{Child, ChildStderr, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -42,11 +43,26 @@ impl Server {
     /// Starts it on a port that is free, and waits until it listens.
     pub(crate) fn start_with(database: Database, options: &[&str]) -> Self {
         let mut command = database.program();
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options);
+        Self::started(command, database)
+    }
+
+    /// Has this command start it, which says where its database is; `database` is kept as long as it runs.
+    pub(crate) fn start_by(mut command: Command, database: Database) -> Self {
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(CALM).env_remove("RUST_LOG");
+        Self::started(command, database)
+    }
+
+    fn started(mut command: Command, database: Database) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let address = read_address(&mut stderr);
         Self { child, address, log: keep(stderr), database }
+    }
+
+    /// The file system as it sees it.
+    pub(crate) fn root(&self) -> PathBuf {
+        format!("/proc/{}/root", self.child.id()).into()
     }
 
     /// Starts it at this address, to die where `crash_at` says (`sublet::registry::crash_point`); does not wait until

@@ -55,9 +55,10 @@ mod signing_keys;
 mod statements;
 mod tokens;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::{clock::Clock, domain::lease::LeaseNotAllowed};
@@ -79,7 +80,7 @@ pub use postgres::{BadServer, OpenPostgresError, Server};
 pub use reserve::{Conditions, Reserve, ReserveError, Reserved};
 pub use revocations::RevokeError;
 pub use signing_keys::SigningKey;
-pub use sqlite::OpenSqliteError;
+pub use sqlite::{BackupError, OpenSqliteError};
 pub use tokens::{Access, NewToken, TokenOwner};
 pub use work::{Change, Happened, OnCommit};
 
@@ -147,6 +148,22 @@ impl ResourceDb {
     }
 }
 
+/// Copies the database of a file, into a file that nobody but its owner can read, while registries serve it.
+pub fn backup(database: &Location, to: &Path) -> Result<(), BackupError> {
+    match database {
+        Location::File(path) => sqlite::backup(path, to),
+        Location::Postgres(_) => Err(BackupError::AtAServer),
+    }
+}
+
+/// Makes the database, where there is none, out of a copy of it.
+pub fn restore(backup: &Path, database: &Location) -> Result<(), BackupError> {
+    match database {
+        Location::File(path) => sqlite::restore(backup, path),
+        Location::Postgres(_) => Err(BackupError::AtAServer),
+    }
+}
+
 /// A part of a list, newest first.
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
@@ -180,6 +197,23 @@ pub enum StoreError {
     Refused(LeaseNotAllowed),
     #[error("the database could not begin a transaction; the log says why")]
     NotBegun,
+}
+
+impl StoreError {
+    /// Whether there is no room left for what was to be stored.
+    pub fn is_full(&self) -> bool {
+        let sqlite =
+            |error: &rusqlite::Error| error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        let postgres = |error: &tokio_postgres::Error| error.code() == Some(&SqlState::DISK_FULL);
+        match self {
+            Self::Sqlite(error) => sqlite(error),
+            Self::Postgres(error) => postgres(error),
+            Self::Commit(error) => {
+                error.downcast_ref().is_some_and(sqlite) || error.downcast_ref().is_some_and(postgres)
+            }
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

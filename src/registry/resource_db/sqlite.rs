@@ -1,5 +1,6 @@
 //! The resource database in SQLite: one thread writes, several connections read.
 
+mod backup;
 mod open;
 mod statements;
 mod writer;
@@ -20,6 +21,8 @@ use super::{
 };
 use crate::clock::Clock;
 
+pub use backup::BackupError;
+pub(super) use backup::{backup, restore};
 pub use open::OpenSqliteError;
 use statements::Statements;
 use writer::Job;
@@ -46,6 +49,15 @@ impl Sqlite {
     /// Opens the database at `path`, makes it where there is none, and brings its schema up to date.
     pub fn open(path: PathBuf, clock: Arc<Clock>, on_commit: OnCommit) -> Result<Self, OpenSqliteError> {
         let connection = open::open_for_writing(&path)?;
+        Self::over(connection, path, clock, on_commit)
+    }
+
+    fn over(
+        connection: Connection,
+        path: PathBuf,
+        clock: Arc<Clock>,
+        on_commit: OnCommit,
+    ) -> Result<Self, OpenSqliteError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let meters = Arc::new(Meters::default());
         let counted = Arc::clone(&meters);
@@ -90,12 +102,56 @@ impl Readers {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = kept.map_or_else(|| open::open_for_reading(&self.path), Ok)?;
         let transaction = connection.transaction()?;
-        let result = act(&mut Statements(&transaction));
+        let result = act(&mut Statements::new(&transaction));
         transaction.finish()?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < READERS_KEPT {
             idle.push(connection);
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::registry::resource_db::{StoreError, value::values};
+
+    const INSERT: &str = "INSERT INTO accounts (id, kind, name, created_at_us) VALUES ($1, 'lender', $2, 0)";
+
+    async fn add(db: &Sqlite, name: String) -> Result<String, StoreError> {
+        db.write(move |work| {
+            work.sql.execute(INSERT, values![Uuid::now_v7(), name.as_str()])?;
+            Ok(name)
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_and_exactly_what_was_acknowledged_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.db");
+        let connection = open::open_for_writing(&path).unwrap();
+        let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        let limited = |_: &rusqlite::Row<'_>| Ok(());
+        connection.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), (), limited).unwrap();
+        let db = Sqlite::over(connection, path, Arc::new(Clock::system()), Box::new(|_| ())).unwrap();
+        let tried = join_all((0..3000).map(|n| add(&db, format!("a name that takes some room: {n}")))).await;
+        let (kept, refused): (Vec<_>, Vec<_>) = tried.into_iter().partition(Result::is_ok);
+        assert!(
+            refused.iter().all(|refused| refused.as_ref().is_err_and(StoreError::is_full)),
+            "{refused:?}"
+        );
+        assert!(!refused.is_empty());
+        let names =
+            db.read(|sql| sql.all("SELECT name FROM accounts", &[], |mut row| row.take::<String>())).await;
+        let (mut names, mut kept) =
+            (names.unwrap(), kept.into_iter().map(Result::unwrap).collect::<Vec<_>>());
+        names.sort();
+        kept.sort();
+        assert_eq!(names, kept);
     }
 }

@@ -1,7 +1,7 @@
 //! Statements, as SQLite takes them.
 
 use rusqlite::{
-    CachedStatement, Connection, ToSql,
+    CachedStatement, Connection, ToSql, ffi,
     types::{ToSqlOutput, ValueRef},
 };
 
@@ -12,25 +12,49 @@ use super::super::{
 };
 
 /// A transaction, or a savepoint in one.
-pub(super) struct Statements<'a>(pub(super) &'a Connection);
+pub(super) struct Statements<'a> {
+    db: &'a Connection,
+    /// What the last statement that failed did so of.
+    failed: Option<ffi::Error>,
+}
+
+impl<'a> Statements<'a> {
+    pub(super) fn new(db: &'a Connection) -> Self {
+        Self { db, failed: None }
+    }
+
+    pub(super) fn failed(&self) -> Option<ffi::Error> {
+        self.failed
+    }
+
+    fn noted<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Sqlite(rusqlite::Error::SqliteFailure(error, _))) = &result {
+            self.failed = Some(*error);
+        }
+        result
+    }
+}
 
 impl Sql for Statements<'_> {
     fn execute(&mut self, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
-        let changed = prepare(self.0, sql, values)?.raw_execute()?;
-        Ok(changed.try_into().unwrap_or(u64::MAX))
+        let changed = prepare(self.db, sql, values).and_then(|mut statement| Ok(statement.raw_execute()?));
+        Ok(self.noted(changed)?.try_into().unwrap_or(u64::MAX))
     }
 
     fn query(&mut self, sql: &str, values: &[Value], each: &mut Each<'_>) -> Result<(), StoreError> {
-        let mut statement = prepare(self.0, sql, values)?;
-        let count = statement.column_count();
-        let mut rows = statement.raw_query();
-        while let Some(row) = rows.next()? {
-            let column =
-                |place| value(row.get_ref(place)?).ok_or(StoreError::Unreadable { column: place + 1 });
-            each(Row::new((0..count).map(column).collect::<Result<_, _>>()?))?;
-        }
-        Ok(())
+        let read = prepare(self.db, sql, values).and_then(|mut statement| read(&mut statement, each));
+        self.noted(read)
     }
+}
+
+fn read(statement: &mut CachedStatement<'_>, each: &mut Each<'_>) -> Result<(), StoreError> {
+    let count = statement.column_count();
+    let mut rows = statement.raw_query();
+    while let Some(row) = rows.next()? {
+        let column = |place| value(row.get_ref(place)?).ok_or(StoreError::Unreadable { column: place + 1 });
+        each(Row::new((0..count).map(column).collect::<Result<_, _>>()?))?;
+    }
+    Ok(())
 }
 
 /// SQLite takes `$1` for a name, and numbers names as it meets them.
