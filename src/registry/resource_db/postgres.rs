@@ -31,6 +31,8 @@ use changes::Reader;
 use connect::{ConnectError, Connector};
 use follower::Follower;
 
+#[cfg(test)]
+pub(super) use migrate::VERSION;
 pub use server::{BadServer, Server};
 
 #[derive(Debug, Error)]

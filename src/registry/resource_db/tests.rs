@@ -4,6 +4,7 @@ use std::{
 };
 
 mod database;
+mod migrations;
 mod model;
 mod money;
 mod trust;

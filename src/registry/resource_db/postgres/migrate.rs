@@ -6,7 +6,8 @@ use super::{super::schema, OpenPostgresError};
 
 /// Any number, the same at each registry: whoever holds this lock migrates.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7386205123)";
-const VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (
+/// Where it is written which schema the database has.
+pub(in super::super) const VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (
     one BIGINT PRIMARY KEY CHECK (one = 1),
     version BIGINT NOT NULL
 )";

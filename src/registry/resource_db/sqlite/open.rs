@@ -122,13 +122,6 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_a_newer_schema_is_refused_and_left_as_it_is() {
-        let (_directory, path) = database();
-        open_for_writing(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
-        assert!(matches!(open_for_writing(&path), Err(OpenSqliteError::TooNew { found: 7, .. })));
-    }
-
-    #[test]
     fn a_database_is_opened_again_with_the_schema_it_has() {
         let (_directory, path) = database();
         drop(open_for_writing(&path).unwrap());

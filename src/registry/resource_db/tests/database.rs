@@ -1,10 +1,13 @@
 //! A database of a test's own: a file, or where `SUBLET_TEST_DATABASE` names a PostgreSQL server, one there.
 
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _};
+
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 use uuid::Uuid;
 
 use super::Location;
+use crate::registry::resource_db::{postgres::VERSION, schema};
 
 pub(super) enum Database {
     File(TempDir),
@@ -18,7 +21,7 @@ pub(super) enum Database {
 impl Database {
     pub(super) async fn new() -> Self {
         let Ok(server) = std::env::var("SUBLET_TEST_DATABASE") else {
-            return Self::File(tempfile::tempdir().unwrap());
+            return Self::in_a_file();
         };
         let name = format!("test_{}", Uuid::new_v4().simple());
         connect(server.parse().unwrap())
@@ -29,6 +32,14 @@ impl Database {
         Self::Postgres { server, name }
     }
 
+    fn in_a_file() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut private = OpenOptions::new();
+        private.write(true).create_new(true).mode(0o600);
+        private.open(directory.path().join("registry.db")).unwrap();
+        Self::File(directory)
+    }
+
     pub(super) fn location(&self) -> Location {
         match self {
             Self::File(directory) => Location::File(directory.path().join("registry.db")),
@@ -36,6 +47,32 @@ impl Database {
                 let (server, _) = server.rsplit_once('/').unwrap();
                 format!("{server}/{name}").parse().unwrap()
             }
+        }
+    }
+
+    /// Runs these migrations, and says that it has this schema now.
+    pub(super) async fn make(&self, migrations: &[&str], schema: usize) {
+        let (dialect, version): (fn(&str) -> String, _) = match self {
+            Self::File(_) => (schema::for_sqlite, format!("PRAGMA user_version = {schema}")),
+            Self::Postgres { .. } => {
+                let store = "ON CONFLICT (one) DO UPDATE SET version = excluded.version";
+                (
+                    schema::for_postgres,
+                    format!("{VERSION}; INSERT INTO schema_version VALUES (1, {schema}) {store}"),
+                )
+            }
+        };
+        for migration in migrations {
+            self.execute(&dialect(migration)).await.unwrap();
+        }
+        self.execute(&version).await.unwrap();
+    }
+
+    /// A literal.
+    pub(super) fn bytes(&self, bytes: &[u8]) -> String {
+        match self {
+            Self::File(_) => format!("X'{}'", hex::encode(bytes)),
+            Self::Postgres { .. } => format!("'\\x{}'", hex::encode(bytes)),
         }
     }
 
