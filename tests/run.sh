@@ -25,7 +25,7 @@ step "formatting"
 cargo fmt --all --check
 
 step "lints"
-cargo clippy --locked --workspace --all-targets --features sublet/system-tests,sublet-vmm/system-tests -- -D warnings
+cargo clippy --locked --workspace --all-targets --features sublet/system-tests,sublet/postgres-tests,sublet-vmm/system-tests -- -D warnings
 for feature in cli agent registry; do
     cargo clippy --locked --package sublet --no-default-features --features "$feature" -- -D warnings
 done
@@ -39,9 +39,9 @@ step "the registry on PostgreSQL"
 # Of the crash tests the one that is short: what it takes to come up two hundred times is the server's.
 timeout 15m bash tests/postgres/with-server.sh bash -euc '
     cargo test --locked --package sublet --lib registry::resource_db
-    cargo test --locked --package sublet --test registry -- --include-ignored --skip two_hundred_kills'
+    cargo test --locked --package sublet --features postgres-tests --test registry -- --skip two_hundred_kills'
 timeout 5m bash tests/postgres/with-server.sh --far \
-    cargo test --locked --package sublet --test registry -- --include-ignored registries lending
+    cargo test --locked --package sublet --features postgres-tests --test registry -- registries lending
 
 step "both servers, held to their descriptions"
 timeout 10m bash tests/contract/run.sh

@@ -21,6 +21,7 @@ mod money;
 mod openapi;
 mod privacy;
 mod program;
+#[cfg(feature = "postgres-tests")]
 mod registries;
 mod server;
 mod tls;

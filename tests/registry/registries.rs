@@ -33,7 +33,6 @@ fn keep_beating(host: &Host, server: &Server) {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL server: tests/postgres/with-server.sh"]
 async fn what_is_offered_lent_and_returned_at_one_registry_is_so_at_the_other() {
     let (one, other) = two();
     let bob = one.database().token("borrower", "bob");
@@ -52,7 +51,6 @@ async fn what_is_offered_lent_and_returned_at_one_registry_is_so_at_the_other() 
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL server: tests/postgres/with-server.sh"]
 async fn a_host_that_waits_at_one_registry_hears_at_once_of_a_lease_made_at_the_other() {
     let (one, other) = two();
     let host = Host::enrol(&one, &one.lender("alice")).await;
@@ -72,7 +70,6 @@ async fn a_host_that_waits_at_one_registry_hears_at_once_of_a_lease_made_at_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a PostgreSQL server: tests/postgres/with-server.sh"]
 async fn of_two_hundred_contenders_at_two_registries_one_wins() {
     let (one, other) = two();
     let bob = one.database().token("borrower", "bob");
@@ -93,7 +90,6 @@ async fn of_two_hundred_contenders_at_two_registries_one_wins() {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL server: tests/postgres/with-server.sh"]
 async fn where_one_registry_dies_the_other_goes_on_with_all_that_was_acknowledged() {
     let (one, other) = two();
     let bob = one.database().token("borrower", "bob");
@@ -115,7 +111,6 @@ async fn where_one_registry_dies_the_other_goes_on_with_all_that_was_acknowledge
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL server: tests/postgres/with-server.sh"]
 async fn a_host_is_heard_at_both_registries_until_the_one_that_heard_it_dies() {
     let (one, other) = two();
     let host = Host::enrol(&one, &one.lender("alice")).await;
@@ -130,7 +125,6 @@ async fn a_host_is_heard_at_both_registries_until_the_one_that_heard_it_dies() {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL server: tests/postgres/with-server.sh"]
 async fn nothing_is_missed_when_the_servers_connections_break() {
     let (one, other) = two();
     let host = Host::enrol(&one, &one.lender("alice")).await;
