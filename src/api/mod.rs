@@ -3,6 +3,7 @@
 pub mod agent;
 #[cfg(feature = "server")]
 pub mod http;
+pub mod pem;
 pub mod problem;
 pub mod registry;
 pub mod statement;

@@ -1,10 +1,6 @@
 //! Whom a client takes for its server over TLS, and how it shows who it is itself.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, path::Path, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
@@ -13,27 +9,21 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
-        pem::{self, PemObject as _},
-    },
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
 use thiserror::Error;
 
-use crate::domain::tls_key::TlsKey;
+use crate::{
+    api::pem::{self, PemError},
+    domain::tls_key::TlsKey,
+};
 
 /// Why TLS cannot be set up as it was asked for.
 #[derive(Debug, Error)]
 pub enum TrustError {
-    #[error("cannot read certificates from {path:?}, which is to hold them in PEM")]
-    Certificates { path: PathBuf, source: pem::Error },
-    #[error("{0:?} holds no certificate in PEM")]
-    NoCertificate(PathBuf),
-    #[error("cannot read a private key from {path:?}, which is to hold one in PEM")]
-    Key { path: PathBuf, source: pem::Error },
-    #[error("a certificate of {path:?} cannot be trusted")]
-    Certificate { path: PathBuf, source: rustls::Error },
+    #[error(transparent)]
+    Pem(#[from] PemError),
     #[error("the certificate and the key do not belong together, or cannot be used")]
     Identity(#[source] rustls::Error),
     #[error("this machine has no certificates of authorities to trust: name a file of them")]
@@ -74,19 +64,12 @@ impl Trust {
 
     /// Whomever the authorities in this file (PEM) vouch for, and nobody else.
     pub fn authorities(path: &Path) -> Result<Self, TrustError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(path)? {
-            let added = roots.add(certificate);
-            added.map_err(|source| TrustError::Certificate { path: path.to_owned(), source })?;
-        }
-        Ok(Self { server: TrustedServer::Authorities(Arc::new(roots)), identity: None })
+        Ok(Self { server: TrustedServer::Authorities(Arc::new(pem::authorities(path)?)), identity: None })
     }
 
     /// Shows a certificate (PEM, with those between it and its authority) and proves to have its key (PEM).
     pub fn showing(self, certificate: &Path, key: &Path) -> Result<Self, TrustError> {
-        let certificates = certificates(certificate)?;
-        let key = PrivateKeyDer::from_pem_file(key)
-            .map_err(|source| TrustError::Key { path: key.to_owned(), source })?;
+        let (certificates, key) = (pem::certificates(certificate)?, pem::private_key(key)?);
         Ok(Self { identity: Some(Arc::new(Identity { certificates, key })), ..self })
     }
 
@@ -130,13 +113,6 @@ fn versions(
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TrustError::Setup)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let failed = |source| TrustError::Certificates { path: path.to_owned(), source };
-    let read: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
-    if read.is_empty() { Err(TrustError::NoCertificate(path.to_owned())) } else { Ok(read) }
 }
 
 /// Takes whoever proves to have one key, whatever is on the certificate; nobody vouches for a host but its registry.

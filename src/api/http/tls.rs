@@ -1,35 +1,28 @@
 //! Who a server is over TLS, and whom it asks for a certificate.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::{CryptoProvider, ring},
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject as _},
-    },
+    pki_types::{CertificateDer, PrivateKeyDer},
     server::{NoClientAuth, ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
-use crate::domain::tls_key::TlsKey;
+use crate::{
+    api::pem::{self, PemError},
+    domain::tls_key::TlsKey,
+};
 
 #[derive(Debug, Error)]
 pub enum TlsError {
-    #[error("cannot read certificates from {path:?}, which is to hold them in PEM")]
-    Certificates { path: PathBuf, source: pem::Error },
-    #[error("{0:?} holds no certificate in PEM")]
-    NoCertificate(PathBuf),
-    #[error("cannot read a private key from {path:?}, which is to hold one in PEM")]
-    Key { path: PathBuf, source: pem::Error },
-    #[error("a certificate of {path:?} cannot be trusted")]
-    Authority { path: PathBuf, source: rustls::Error },
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    #[error("the server has no certificate")]
+    NoCertificate,
     #[error("clients' certificates cannot be asked for")]
     Clients(#[from] rustls::server::VerifierBuilderError),
     #[error("the certificate and the key do not belong together, or cannot be used")]
@@ -51,9 +44,7 @@ impl ServerIdentity {
 
     /// Reads certificates and key from files in PEM.
     pub fn load(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
-        let key = PrivateKeyDer::from_pem_file(key)
-            .map_err(|source| TlsError::Key { path: key.to_owned(), source })?;
-        Ok(Self { certificates: read_certificates(certificates)?, key })
+        Ok(Self { key: pem::private_key(key)?, certificates: pem::certificates(certificates)? })
     }
 }
 
@@ -72,7 +63,7 @@ impl ServerTls {
     pub fn new(identity: ServerIdentity, client_authorities: Option<&Path>) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let clients = client_verifier(client_authorities, &provider)?;
-        let own = identity.certificates.first().ok_or_else(|| TlsError::NoCertificate(PathBuf::new()))?;
+        let own = identity.certificates.first().ok_or(TlsError::NoCertificate)?;
         let key = TlsKey::of(
             &ParsedCertificate::try_from(own).map_err(TlsError::Identity)?.subject_public_key_info(),
         );
@@ -98,18 +89,7 @@ fn client_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let Some(path) = authorities else { return Ok(Arc::new(NoClientAuth)) };
-    let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(path)? {
-        let added = roots.add(certificate);
-        added.map_err(|source| TlsError::Authority { path: path.to_owned(), source })?;
-    }
+    let roots = pem::authorities(path)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     Ok(verifier.allow_unauthenticated().build()?)
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = |source| TlsError::Certificates { path: path.to_owned(), source };
-    let read: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
-    if read.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(read) }
 }

@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use axum::{Router, extract::ConnectInfo, routing::get};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -169,8 +169,12 @@ fn files_that_do_not_fit_are_named() {
             .unwrap()
     };
     assert!(matches!(refusal(&certificate, &other_key), TlsError::Identity(_)));
-    assert!(matches!(refusal(&key, &key), TlsError::NoCertificate(path) if path == key));
-    assert!(matches!(refusal(&certificate, &certificate), TlsError::Key { path, .. } if path == certificate));
+    assert!(matches!(refusal(&key, &key), TlsError::Pem(PemError::NoCertificate(path)) if path == key));
+    assert!(
+        matches!(refusal(&certificate, &certificate), TlsError::Pem(PemError::Key { path, .. }) if path == certificate)
+    );
     let missing = authority.path("missing");
-    assert!(matches!(refusal(&missing, &key), TlsError::Certificates { path, .. } if path == missing));
+    assert!(
+        matches!(refusal(&missing, &key), TlsError::Pem(PemError::Certificates { path, .. }) if path == missing)
+    );
 }

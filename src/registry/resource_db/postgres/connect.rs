@@ -3,11 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use thiserror::Error;
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -16,6 +12,7 @@ use super::{
     passfile::{self, PassfileError},
     server::Server,
 };
+use crate::api::pem::{self, PemError};
 
 /// Connections for transactions.
 const CONNECTIONS: usize = 16;
@@ -27,8 +24,8 @@ const CREATE: Duration = Duration::from_secs(10);
 pub enum ConnectError {
     #[error(transparent)]
     Passfile(#[from] PassfileError),
-    #[error("cannot read the authorities' certificates in {}", path.display())]
-    Authorities { path: PathBuf, source: rustls::pki_types::pem::Error },
+    #[error(transparent)]
+    Authorities(#[from] PemError),
     #[error("no authority's certificate in {} can be used", .0.display())]
     NoAuthority(PathBuf),
     #[error("TLS cannot be set up")]
@@ -67,11 +64,8 @@ impl Connector {
 
 /// Only who one of these authorities vouches for, by the name that was asked for, is the server.
 fn tls(authorities: PathBuf) -> Result<MakeRustlsConnect, ConnectError> {
-    let unreadable = |source| ConnectError::Authorities { path: authorities.clone(), source };
-    let certificates = CertificateDer::pem_file_iter(&authorities).map_err(unreadable)?;
-    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates);
+    roots.add_parsable_certificates(pem::certificates(&authorities)?);
     if roots.is_empty() {
         return Err(ConnectError::NoAuthority(authorities));
     }
