@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     CliError,
-    args::{CarveArguments, HourPrice, PartitionCommand, Size},
+    args::{CarveArguments, PartitionCommand, Size},
     context::Context,
     report::{Report, allocation, line, price, size, table},
 };
@@ -16,7 +16,11 @@ use crate::{
         PartitionState, PartitionView, Partitions,
     },
     client::AgentClient,
-    domain::{id::PartitionId, money::Price, resources::Allocation},
+    domain::{
+        id::PartitionId,
+        money::{Amount, Price},
+        resources::Allocation,
+    },
 };
 
 pub(super) async fn host(context: &Context, rotate_token: bool) -> Result<ExitCode, CliError> {
@@ -53,7 +57,7 @@ pub(super) async fn partition(context: &Context, command: PartitionCommand) -> R
 fn carving(arguments: &CarveArguments) -> CarvePartition {
     let allocation =
         Allocation { cpus: arguments.cpus, memory_mib: arguments.memory.mib, disk_mib: arguments.disk.mib };
-    CarvePartition { allocation, price: arguments.price.map(Price::from), network: arguments.network }
+    CarvePartition { allocation, price: arguments.price.map(per_hour), network: arguments.network }
 }
 
 fn mib(size: Option<Size>) -> Option<u64> {
@@ -65,7 +69,7 @@ async fn changed(
     host: &AgentClient,
     partition: PartitionId,
     stated: [Option<u64>; 3],
-    price: Option<HourPrice>,
+    price: Option<Amount>,
 ) -> Result<ChangePartition, CliError> {
     let [cpus, memory_mib, disk_mib] = stated;
     let allocation = if stated.iter().any(Option::is_some) {
@@ -78,13 +82,12 @@ async fn changed(
     } else {
         None
     };
-    Ok(ChangePartition { allocation, price: price.map(Price::from), new_key: false })
+    Ok(ChangePartition { allocation, price: price.map(per_hour), new_key: false })
 }
 
-impl From<HourPrice> for Price {
-    fn from(price: HourPrice) -> Self {
-        Self { per_hour_micros: price.micros, currency: price.currency }
-    }
+/// The price at which an hour costs this.
+fn per_hour(Amount { micros, currency }: Amount) -> Price {
+    Price { per_hour_micros: micros.0, currency }
 }
 
 async fn release(context: &Context, host: &AgentClient, partition: PartitionId) -> Result<(), CliError> {

@@ -2,8 +2,12 @@
 
 use clap::Args;
 
-use super::{HourPrice, Size, Variable};
-use crate::domain::{matching::Conditions, money::Currency, network::Network};
+use super::{Size, Variable};
+use crate::domain::{
+    matching::Conditions,
+    money::{Amount, Currency},
+    network::Network,
+};
 
 /// What a partition must have; what is not stated is not asked, but that its CPUs are whole cores.
 #[derive(Debug, Clone, Default, Args)]
@@ -40,7 +44,7 @@ pub struct ConditionArguments {
     pub network: Network,
     /// Most an hour may cost, for example 0.05EUR
     #[arg(long, value_name = "PRICE")]
-    pub max_price: Option<HourPrice>,
+    pub max_price: Option<Amount>,
     /// Only offers in this currency
     #[arg(long, value_name = "CODE", conflicts_with = "max_price")]
     pub currency: Option<Currency>,
@@ -61,7 +65,7 @@ impl ConditionArguments {
             one_numa_node: self.one_numa_node,
             labels: self.labels.iter().map(|label| (label.name.clone(), label.value.clone())).collect(),
             network: self.network,
-            max_price_per_hour_micros: self.max_price.map(|price| price.micros),
+            max_price_per_hour_micros: self.max_price.map(|price| price.micros.0),
             currency: self.max_price.map(|price| price.currency).or(self.currency),
         }
     }
