@@ -25,6 +25,7 @@
 //!   inserted with `ON CONFLICT`.
 //! - SQL is what SQLite and PostgreSQL have in common: parameters `$1`, `$2`, …; `ON CONFLICT`, `RETURNING`,
 //!   `IS NOT DISTINCT FROM`, partial indexes, `CAST(sum(x) AS BIGINT)` (a plain `sum` is of another type in PostgreSQL).
+//!   A parameter that may be null stands first where its type shows (`x < $2 OR $2 IS NULL`): PostgreSQL takes it from there.
 //!   Text is formatted into it only from constants. Columns hold what [`value`] lists; a row is read by `Row::take`, in
 //!   the order of its `SELECT`.
 //! - What changes a partition's row goes through `Work::save_partition`, which also announces it: search, long polls,
