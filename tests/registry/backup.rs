@@ -123,6 +123,9 @@ async fn a_full_disk_refuses_new_leases_and_loses_none() {
         offers.push(host.offer(terms(1, price)).await);
     }
     assert!(server.terminate().await);
+    // The file alone may be behind its log.
+    let whole = seeded.beside("whole.db");
+    succeeds(&backup(&seeded, &whole));
 
     let disk = seeded.beside("disk");
     std::fs::create_dir(&disk).unwrap();
@@ -130,10 +133,7 @@ async fn a_full_disk_refuses_new_leases_and_loses_none() {
                  && dd if=/dev/zero of=\"$1/filler\" bs=64k count=112 2>/dev/null && shift 2 && exec \"$@\"";
     let program = env!("CARGO_BIN_EXE_sublet-registry");
     let mut command = Command::new("unshare");
-    command
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"])
-        .arg(&disk)
-        .arg(seeded.path());
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]).arg(&disk).arg(&whole);
     command.arg(program).arg("--database").arg(disk.join("registry.db"));
     let server = Server::start_by(command, seeded.clone());
     let host = server.client(host.enrolled.host_token.clone());
