@@ -82,7 +82,7 @@ impl Conditions {
     pub fn met_by(&self, terms: &Terms, condition: Condition) -> bool {
         let (allocation, qualities) = (&terms.allocation, &terms.qualities);
         match condition {
-            Condition::Cpus => allocation.cpus >= self.min_cpus,
+            Condition::Cpus => self.cpus_met_by(allocation.cpus),
             Condition::CpuShare => {
                 qualities.cpu_percent() >= self.min_cpu_share_percent.unwrap_or(WHOLE_CPU_PERCENT)
             }
@@ -102,6 +102,11 @@ impl Conditions {
             Condition::Price => self.price_met_by(terms.price.per_hour_micros),
             Condition::Currency => self.currency.is_none_or(|currency| terms.price.currency == currency),
         }
+    }
+
+    /// Whether so many CPUs are enough; so are any more.
+    pub fn cpus_met_by(&self, cpus: u32) -> bool {
+        cpus >= self.min_cpus
     }
 
     /// Whether so much memory is enough; so is any more.

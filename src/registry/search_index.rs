@@ -4,16 +4,15 @@
 //! order by waste is the order by size, whatever was asked: one order serves all searches, and a place in it is a
 //! cursor that stays valid while offers come and go.
 //!
-//! Offers that differ in price, memory, disk and name alone are of one kind. A search judges each kind once, by the
-//! predicate that judges offers, and merges the runs of those that do: what it does not find it hardly looks at. Offers
-//! of silent hosts are kept, but in no run.
+//! A search judges offers that are alike at once ([`kinds`]), by the predicate that judges one, and merges the runs of
+//! those that do: what it does not find it hardly looks at. Offers of silent hosts are kept, but in no run.
 
+mod kinds;
 mod run;
 
 use std::{
     cmp::{Ordering, Reverse},
     collections::{BTreeMap, BinaryHeap, HashMap},
-    sync::Arc,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -30,6 +29,7 @@ use crate::{
         terms::Terms,
     },
 };
+use kinds::{Judge, Kind, KindNumber, Kinds};
 use run::{At, Row, Run, Spot};
 
 /// An offer's place. Prices of different currencies do not compare; each currency has its own stretch.
@@ -83,32 +83,20 @@ impl Place {
 #[error("cursor: not one that this registry gave")]
 pub(super) struct NotACursor;
 
-/// Terms as good as can be in what one kind's offers differ in.
-type Kind = Arc<Terms>;
-
 #[derive(Debug, Default)]
 pub(super) struct SearchIndex {
-    kinds: HashMap<Kind, OfKind>,
+    kinds: Kinds,
     /// Kinds whose runs are not empty, by where these begin: a search opens a run when it has come that far.
-    begins: BTreeMap<Place, Kind>,
+    begins: BTreeMap<Place, KindNumber>,
     hosts: HashMap<HostId, HostOffers>,
     free: usize,
-}
-
-/// What is free of one kind.
-#[derive(Debug, Default)]
-struct OfKind {
-    /// Of hosts that are heard.
-    run: Run,
-    /// How many offers there are, those of silent hosts included.
-    count: usize,
 }
 
 /// What is free of one host.
 #[derive(Debug, Default)]
 struct HostOffers {
     heard: bool,
-    offers: BTreeMap<PartitionId, (Kind, Row)>,
+    offers: BTreeMap<PartitionId, (KindNumber, Row)>,
 }
 
 pub(super) struct Found {
@@ -123,7 +111,8 @@ impl SearchIndex {
         let before = self.hosts.entry(host).or_default().offers.remove(&partition);
         if let Some((kind, row)) = before {
             self.free -= 1;
-            self.forget(&kind, &row);
+            self.change_run(kind, |run| run.remove(&row.spot));
+            self.kinds.forget(kind);
         }
         let Some(row) = row.filter(|row| row.state == LendingState::Free) else { return };
         let spot = Spot {
@@ -135,11 +124,11 @@ impl SearchIndex {
         };
         let offer = Row { spot, version: row.version };
         self.free += 1;
-        let kind = self.keep(&row.terms);
+        let kind = self.kinds.keep(&row.terms);
         let of_host = self.hosts.entry(host).or_default();
-        of_host.offers.insert(partition, (Arc::clone(&kind), offer));
+        of_host.offers.insert(partition, (kind, offer));
         if of_host.heard {
-            self.change_run(&kind, |run| run.insert(offer));
+            self.change_run(kind, |run| run.insert(offer));
         }
     }
 
@@ -150,40 +139,21 @@ impl SearchIndex {
             return;
         }
         of_host.heard = heard;
-        let offers: Vec<_> = of_host.offers.values().cloned().collect();
+        let offers: Vec<_> = of_host.offers.values().copied().collect();
         for (kind, row) in offers {
-            self.change_run(&kind, |run| if heard { run.insert(row) } else { run.remove(&row.spot) });
-        }
-    }
-
-    /// Counts an offer of these terms with its kind.
-    fn keep(&mut self, terms: &Terms) -> Kind {
-        let allocation = Allocation { memory_mib: u64::MAX, disk_mib: u64::MAX, ..terms.allocation };
-        let best = Terms { allocation, price: Price { per_hour_micros: 0, ..terms.price }, ..terms.clone() };
-        let known = self.kinds.get_key_value(&best).map(|(kind, _)| Arc::clone(kind));
-        let kind = known.unwrap_or_else(|| Arc::new(best));
-        self.kinds.entry(Arc::clone(&kind)).or_default().count += 1;
-        kind
-    }
-
-    fn forget(&mut self, kind: &Kind, row: &Row) {
-        self.change_run(kind, |run| run.remove(&row.spot));
-        let Some(of_kind) = self.kinds.get_mut(kind) else { return };
-        of_kind.count -= 1;
-        if of_kind.count == 0 {
-            self.kinds.remove(kind);
+            self.change_run(kind, |run| if heard { run.insert(row) } else { run.remove(&row.spot) });
         }
     }
 
     /// Changes a kind's run, and remembers where it begins now.
-    fn change_run(&mut self, kind: &Kind, change: impl FnOnce(&mut Run)) {
-        let Some(OfKind { run, .. }) = self.kinds.get_mut(kind) else { return };
-        let began = run.first().map(|row| Place::of(kind, &row.spot));
+    fn change_run(&mut self, kind: KindNumber, change: impl FnOnce(&mut Run)) {
+        let Some((terms, run)) = self.kinds.run_mut(kind) else { return };
+        let began = run.first().map(|row| Place::of(terms, &row.spot));
         change(run);
-        let begins = run.first().map(|row| Place::of(kind, &row.spot));
+        let begins = run.first().map(|row| Place::of(terms, &row.spot));
         if began != begins {
             began.map(|place| self.begins.remove(&place));
-            begins.map(|place| self.begins.insert(place, Arc::clone(kind)));
+            begins.map(|place| self.begins.insert(place, kind));
         }
     }
 
@@ -194,6 +164,7 @@ impl SearchIndex {
 
     /// The first `limit` offers after `after` that meet the conditions, of hosts that are heard.
     pub(super) fn search(&self, conditions: &Conditions, after: Option<Place>, limit: usize) -> Found {
+        let mut judge = self.kinds.judge(conditions);
         let mut unopened = self.begins.iter().peekable();
         let mut heads = BinaryHeap::new();
         let (mut offers, mut next) = (Vec::new(), None);
@@ -202,7 +173,7 @@ impl SearchIndex {
             while let Some((_, kind)) = unopened.next_if(|(begins, _)| {
                 heads.peek().is_none_or(|Reverse(head): &Reverse<Head<'_>>| **begins < head.place)
             }) {
-                heads.extend(self.open(kind, conditions, after.as_ref()).map(Reverse));
+                heads.extend(self.open(*kind, &mut judge, conditions, after.as_ref()).map(Reverse));
             }
             let Some(Reverse(head)) = heads.pop() else { break };
             if offers.len() == limit {
@@ -217,22 +188,23 @@ impl SearchIndex {
 
     fn open<'a>(
         &'a self,
-        kind: &'a Kind,
+        kind: KindNumber,
+        judge: &mut Judge<'_>,
         conditions: &Conditions,
         after: Option<&Place>,
     ) -> Option<Head<'a>> {
-        let judged = Some(kind).filter(|kind| conditions.satisfied_by(kind))?;
-        Head::first(judged, &self.kinds.get(kind)?.run, conditions, after)
+        let kind = self.kinds.get(kind).filter(|kind| judge.passes(kind))?;
+        Head::first(kind, conditions, after)
     }
 
     /// Why nothing matches.
     pub(super) fn explain(&self, conditions: &Conditions) -> Explanation {
         let mut explanation = Explanation::default();
-        for (kind, OfKind { run, .. }) in &self.kinds {
+        for Kind { terms, run, .. } in self.kinds.iter() {
             let count = u64::try_from(run.len()).unwrap_or(u64::MAX);
             explanation.considered += count;
             let differing = [Condition::Memory, Condition::Disk, Condition::Price];
-            let unmet = conditions.unmet_by(kind).filter(|condition| !differing.contains(condition));
+            let unmet = conditions.unmet_by(terms).filter(|condition| !differing.contains(condition));
             unmet.for_each(|condition| explanation.fell(condition, count));
             run.explain(conditions, &mut explanation);
         }
@@ -244,34 +216,33 @@ impl SearchIndex {
 struct Head<'a> {
     place: Place,
     kind: &'a Kind,
-    run: &'a Run,
     at: At,
 }
 
 impl<'a> Head<'a> {
-    fn at(kind: &'a Kind, run: &'a Run, at: At) -> Option<Self> {
-        Some(Self { place: Place::of(kind, &run.row(at)?.spot), kind, run, at })
+    fn at(kind: &'a Kind, at: At) -> Option<Self> {
+        Some(Self { place: Place::of(&kind.terms, &kind.run.row(at)?.spot), kind, at })
     }
 
-    fn first(kind: &'a Kind, run: &'a Run, conditions: &Conditions, after: Option<&Place>) -> Option<Self> {
+    fn first(kind: &'a Kind, conditions: &Conditions, after: Option<&Place>) -> Option<Self> {
         let Some(after) = after else {
-            return Self::at(kind, run, run.first_match(conditions, None)?);
+            return Self::at(kind, kind.run.first_match(conditions, None)?);
         };
-        let head =
-            Self::at(kind, run, run.first_match(conditions, first_spot_after(after, kind)?.as_ref())?)?;
+        let from = first_spot_after(after, &kind.terms)?;
+        let head = Self::at(kind, kind.run.first_match(conditions, from.as_ref())?)?;
         if head.place > *after { Some(head) } else { head.following(conditions) }
     }
 
     fn following(self, conditions: &Conditions) -> Option<Self> {
-        Self::at(self.kind, self.run, self.run.next_match(conditions, self.at)?)
+        Self::at(self.kind, self.kind.run.next_match(conditions, self.at)?)
     }
 
     fn offer(&self) -> Option<Offer> {
-        let Row { spot, version } = *self.run.row(self.at)?;
+        let (kind, Row { spot, version }) = (&*self.kind.terms, *self.kind.run.row(self.at)?);
         let allocation =
-            Allocation { memory_mib: spot.memory_mib, disk_mib: spot.disk_mib, ..self.kind.allocation };
-        let price = Price { per_hour_micros: spot.per_hour_micros, ..self.kind.price };
-        let terms = Terms { allocation, price, ..Terms::clone(self.kind) };
+            Allocation { memory_mib: spot.memory_mib, disk_mib: spot.disk_mib, ..kind.allocation };
+        let price = Price { per_hour_micros: spot.per_hour_micros, ..kind.price };
+        let terms = Terms { allocation, price, ..kind.clone() };
         Some(Offer { host: spot.host, partition: spot.partition, terms, terms_version: version })
     }
 }

@@ -1,14 +1,12 @@
-//! The resource database in SQLite: one thread writes, several connections read.
+//! The resource database in SQLite: one thread writes, several read.
 
 mod backup;
 mod open;
+mod readers;
 mod statements;
 mod writer;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -24,25 +22,19 @@ use crate::clock::Clock;
 pub use backup::BackupError;
 pub(super) use backup::{backup, restore};
 pub use open::OpenSqliteError;
+use readers::Readers;
 use statements::Statements;
 use writer::Job;
 
 /// How many transactions may wait for the writer.
 const QUEUE: usize = 4096;
-/// Connections for reading that are kept open.
-const READERS_KEPT: usize = 8;
 
-/// An open database. Clones share it; the writer ends with the last of them.
+/// An open database. Clones share it; its threads end with the last of them.
 #[derive(Clone)]
 pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
     meters: Arc<Meters>,
-    readers: Arc<Readers>,
-}
-
-struct Readers {
-    path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    readers: Readers,
 }
 
 impl Sqlite {
@@ -65,7 +57,7 @@ impl Sqlite {
             .name("resource-db".to_owned())
             .spawn(move || writer::run(connection, queue, &clock, &on_commit, &counted))
             .map_err(OpenSqliteError::Thread)?;
-        Ok(Self { jobs, meters, readers: Arc::new(Readers { path, idle: Mutex::default() }) })
+        Ok(Self { jobs, meters, readers: Readers::start(&path)? })
     }
 
     pub(super) fn metered(&self) -> Metered {
@@ -91,24 +83,7 @@ impl Sqlite {
         T: Send + 'static,
         A: FnOnce(&mut dyn Sql) -> Result<T, StoreError> + Send + 'static,
     {
-        let readers = Arc::clone(&self.readers);
-        let reading = tokio::task::spawn_blocking(move || readers.read(act));
-        reading.await.map_err(|_| StoreError::NotBegun)?
-    }
-}
-
-impl Readers {
-    fn read<T>(&self, act: impl FnOnce(&mut dyn Sql) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = kept.map_or_else(|| open::open_for_reading(&self.path), Ok)?;
-        let transaction = connection.transaction()?;
-        let result = act(&mut Statements::new(&transaction));
-        transaction.finish()?;
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < READERS_KEPT {
-            idle.push(connection);
-        }
-        result
+        self.readers.read(act).await
     }
 }
 
