@@ -5,8 +5,12 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
+use sublet_lab::exec::{ExecError, Output};
 use sublet_lab::{EMULATOR_FAULT, Host, HostOptions, Lab, Recipe, System, prepare};
 
 const LAB: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/lab");
@@ -16,6 +20,10 @@ const INSIDE: &str = "/tmp/machine";
 const HOSTILE: &str = "/tmp/hostile-guest";
 /// How often a test is begun whose host or guest fell to the emulator (ADR 11).
 const ATTEMPTS: u32 = 3;
+/// Longest that one test may run; each bounds its own waiting far below.
+const RUN_LIMIT: Duration = Duration::from_secs(240);
+/// How often a host that is at work is called before it is held for hung, two seconds each.
+const CALLS: u32 = 15;
 
 #[test]
 fn machines_keep_their_promises_on_real_guests() {
@@ -82,11 +90,15 @@ impl Place {
 
     fn run(&mut self, name: &str) -> Run {
         let console = self.host.console_end();
-        let output = match self.host.exec([INSIDE, "--exact", name]) {
+        let (ended, hung) = self.exec_in_time(&[INSIDE, "--exact", name]);
+        let output = match ended {
             Ok(output) => output,
             Err(error) => {
-                println!("test {name} ... {error}\n{}", self.host.last_of_console(console));
-                let fell = self.host.fell_to_its_emulator(console);
+                println!(
+                    "test {name} ... {error}, host hung: {hung}\n{}",
+                    self.host.last_of_console(console)
+                );
+                let fell = hung || self.host.fell_to_its_emulator(console);
                 self.host.kill().unwrap();
                 self.host = up(&self.lab, &self.system, &self.programs);
                 return if fell { Run::Fell } else { Run::Failed };
@@ -100,6 +112,24 @@ impl Place {
         let said = String::from_utf8_lossy(&said);
         println!("test {name} ... {}\n{said}", output.outcome);
         if said.contains(EMULATOR_FAULT) { Run::Fell } else { Run::Failed }
+    }
+
+    /// Runs a command; past the limit its host is killed. True: by then nobody answered there any more.
+    fn exec_in_time(&self, command: &[&str]) -> (Result<Output, ExecError>, bool) {
+        let (running, ended) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let too_long = ended.recv_timeout(RUN_LIMIT) == Err(RecvTimeoutError::Timeout);
+                let hung = too_long && (0..CALLS).all(|_| self.host.connect().is_err());
+                if too_long {
+                    self.host.kill().unwrap();
+                }
+                hung
+            });
+            let output = self.host.exec(command.iter().copied());
+            drop(running);
+            (output, watch.join().unwrap())
+        })
     }
 }
 
