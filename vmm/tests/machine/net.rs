@@ -148,19 +148,21 @@ fn a_guest_can_be_killed_or_reset_its_card_while_frames_pass() {
     tap.serve_load();
     let mut vmm = Vmm::prepare(tap.machine(2));
     vmm.boot(Image::Elf612.running(&format!(
-        "{}; {ECHO} & d=/sys/bus/virtio/drivers/virtio_net; \
+        "{}; d=/sys/bus/virtio/drivers/virtio_net; \
          v=$(basename $(readlink -f /sys/class/net/eth0/device)); \
          passed() {{ cat /sys/class/net/eth0/statistics/$1; }}; \
          load() {{ dd if=/dev/zero bs=64k | nc {} {LOAD_PORT} >/dev/null & \
          until [ $(passed tx_bytes) -gt 1000000 -a $(passed rx_bytes) -gt 1000000 ]; do usleep 10000; done; }}; \
-         for i in 1 2 3; do load; echo $v >$d/unbind; echo $v >$d/bind; up; done; load; echo bound again; \
-         sleep 1000",
+         for i in 1 2 3; do load; echo $v >$d/unbind; echo $v >$d/bind; up; killall nc dd; done; \
+         echo bound again; nc -l -p {ECHO_PORT} -e cat; load; echo loaded again; sleep 1000",
         tap.guest_script(),
         tap.host()
     )));
     vmm.wait_for("bound again");
+    // Without the load, which leaves what is emulated little time for anything else.
     let bytes = pattern(MIB);
     assert!(tap.echo(&bytes) == bytes, "what came back is not what was sent");
+    vmm.wait_for("loaded again");
     let status = vmm.request(&Request::Kill { version: VERSION }).unwrap();
     assert_eq!(status.state, MachineState::Off { how: Ended::Killed { by: Stopped::Request } });
 }

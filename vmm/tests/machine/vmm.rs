@@ -160,8 +160,7 @@ impl Vmm {
 
     fn wait_after(&mut self, after: u64) -> Status {
         let request = Request::Wait { version: PROTOCOL_VERSION, after };
-        let status = self.control.request_within(&request, Some(LIMIT));
-        status.unwrap_or_else(|error| panic!("{error}; its console: {}", self.console()))
+        self.control.request_within(&request, Some(LIMIT)).unwrap()
     }
 
     pub(crate) fn console(&self) -> String {
@@ -169,15 +168,31 @@ impl Vmm {
         String::from_utf8_lossy(&log.read_from(0, usize::MAX).unwrap().bytes).into_owned()
     }
 
-    /// Waits until the guest has said that on its console.
-    pub(crate) fn wait_for(&self, text: &str) {
-        let console = || self.console();
-        assert!(comes_true(|| console().contains(text)), "never said {text:?}: {}", console());
+    /// Waits until the guest has said that on its console; one that has ended says nothing more.
+    pub(crate) fn wait_for(&mut self, text: &str) {
+        let said = sublet_lab::until(LIMIT, || {
+            // Asked first: what the guest said before it ended is on the console by then.
+            let is_over = self.has_ended();
+            let said = self.console().contains(text);
+            (said || is_over).then_some(said)
+        });
+        assert!(said == Some(true), "the guest never said {text:?}");
+    }
+
+    /// Whether the guest has ended; a VMM that a test has killed cannot be asked.
+    fn has_ended(&mut self) -> bool {
+        let status = self.request(&Request::Status { version: PROTOCOL_VERSION });
+        status.is_ok_and(|status| matches!(status.state, MachineState::Off { .. }))
     }
 }
 
 impl Drop for Vmm {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let state =
+                self.request(&Request::Status { version: PROTOCOL_VERSION }).map(|status| status.state);
+            eprintln!("{}: {state:?}; its console: {}", self.config.name, self.console());
+        }
         // A VMM that a test has killed cannot be asked.
         let _ = self.request(&Request::Release { version: PROTOCOL_VERSION });
     }

@@ -9,6 +9,9 @@ use super::Host;
 /// What a kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an instruction while
 /// another CPU patches it, and then runs the half-patched one for ever (ADR 11). No real host knows that.
 pub const EMULATOR_FAULT: &str = "Oops: int3";
+/// What a host's kernel says, beside that, of a CPU that its emulator gave back half from a guest: it no longer finds its own
+/// data, so that each page fault causes another (ADR 11). Nothing that a program does can make a kernel say it.
+const HALF_A_GUEST: &str = "stack guard page was hit";
 const LAST_LINES: usize = 20;
 
 impl Host {
@@ -19,7 +22,8 @@ impl Host {
 
     /// Whether the host itself, not a guest in it, fell to its emulator since its console's log ended there.
     pub fn fell_to_its_emulator(&self, since: u64) -> bool {
-        self.console_since(since).contains(EMULATOR_FAULT)
+        let console = self.console_since(since);
+        [EMULATOR_FAULT, HALF_A_GUEST].iter().any(|fault| console.contains(fault))
     }
 
     /// The last lines on its console since its log ended there.
