@@ -7,9 +7,11 @@ mod borrow;
 mod context;
 mod doctor;
 mod error;
+mod hosts;
 mod job;
 mod key;
 mod lease_store;
+mod leases;
 mod partition;
 mod progress;
 mod rent;
@@ -47,7 +49,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Partition { command } => partition::partition(&context, command).await,
         Command::Search(search) => search::search(&context, &search).await,
         Command::Borrow(borrow) => borrow::borrow(&context, &borrow).await,
-        Command::Leases => borrow::leases(&context),
+        Command::Hosts { id } => hosts::hosts(&context, id).await,
+        Command::Leases(leases) => leases::leases(&context, &leases).await,
         Command::Run(run) => job::run(&context, &run).await,
         Command::Jobs { lease } => job::jobs(&context, lease.lease).await,
         Command::Logs { lease, job } => job::logs(&context, lease.lease, job).await,

@@ -1,12 +1,16 @@
 //! The registry's wire types.
 
 mod events;
+mod hosts;
+mod leases;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
 pub use events::{Event, EventKind};
+pub use hosts::{KnownHost, KnownHosts};
+pub use leases::{LeaseQuery, Leases};
 
 pub use crate::domain::lease::{EndReason, Recall};
 use crate::domain::{
@@ -321,7 +325,7 @@ pub struct Lease {
     pub expires_at: Timestamp,
     /// For which reason it ends then.
     pub expires_for: EndReason,
-    /// Most that it may cost.
+    /// Most that it may cost; what the borrower would pay at most is not told to the lender.
     pub budget: Option<Micros>,
     /// What it costs if it runs until then.
     pub worst_case: Micros,
@@ -350,15 +354,6 @@ pub struct EndLease {
     pub host: HostId,
     pub partition: PartitionId,
     pub key: Secret,
-}
-
-/// `GET /v1/leases`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct Leases {
-    /// Newest first.
-    pub leases: Vec<Lease>,
-    pub next_cursor: Option<String>,
 }
 
 /// `GET /v1/ledger`: a borrower's or a lender's entries.

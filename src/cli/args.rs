@@ -14,7 +14,7 @@ pub use keys::{KeyChoice, KeyCommand, RestrictArguments, TokenCommand};
 pub use values::{Forward, LeaseDuration, Size, Variable};
 
 use crate::domain::{
-    id::{JobId, LeaseId, PartitionId},
+    id::{HostId, JobId, LeaseId, PartitionId},
     money::Amount,
     month::Month,
     network::Network,
@@ -39,7 +39,7 @@ pub struct Options {
     /// Registry to search and borrow at
     #[arg(long, global = true, env = "SUBLET_REGISTRY", value_name = "URL")]
     pub registry: Option<String>,
-    /// File that holds your borrower's (or, for `bill`, lender's) token
+    /// File that holds your token at the registry: a borrower's, a lender's or an administrator's
     #[arg(long, global = true, env = "SUBLET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Your lender host's agent, for `host` and `partition`
@@ -72,6 +72,11 @@ pub enum Command {
         #[arg(long)]
         rotate_token: bool,
     },
+    /// List your hosts as the registry knows them, or say all that it knows of one
+    Hosts {
+        #[arg(value_name = "HOST")]
+        id: Option<HostId>,
+    },
     /// Look into lending keys, narrow them before handing them on, take them back
     Key {
         #[command(subcommand)]
@@ -91,8 +96,8 @@ pub enum Command {
     Search(SearchArguments),
     /// Borrow the cheapest partition that meets conditions, or one of your choice
     Borrow(BorrowArguments),
-    /// List the leases whose keys are kept here
-    Leases,
+    /// List the leases whose keys are kept here, or all that the registry has of you
+    Leases(LeasesArguments),
     /// Run a program in a borrowed partition and exit with its exit code
     Run(RunArguments),
     /// List the jobs of a lease
@@ -231,6 +236,22 @@ pub struct BorrowArguments {
     /// The lease ends by itself before it costs more than this, for example 1.50EUR
     #[arg(long, value_name = "AMOUNT")]
     pub budget: Option<Amount>,
+}
+
+#[derive(Debug, Args)]
+pub struct LeasesArguments {
+    /// All that the registry has: your own, as a lender those of your hosts, as an administrator everybody's
+    #[arg(long)]
+    pub all: bool,
+    /// Of these, only those that run
+    #[arg(long, requires = "all")]
+    pub active: bool,
+    /// Of these, only those of this host
+    #[arg(long, requires = "all", value_name = "ID")]
+    pub of_host: Option<HostId>,
+    /// Of these, only those of this partition
+    #[arg(long, requires = "all", value_name = "ID")]
+    pub of_partition: Option<PartitionId>,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use super::{
     CliError,
     args::BillArguments,
     context::Context,
-    report::{Report, allocation, price, table, text},
+    report::{Report, allocation, price, table, text, words},
 };
 use crate::{
     api::{
@@ -49,7 +49,7 @@ impl Report for Lease {
             None => format!(
                 "{} at the latest ({}); billing goes on, up to {} {}{}",
                 self.expires_at,
-                lower(&format!("{:?}", self.expires_for)),
+                words(&format!("{:?}", self.expires_for)),
                 self.worst_case,
                 self.terms.price.currency,
                 if self.recall.is_some() { "\nrecalled   the lender wants the partition back" } else { "" },
@@ -57,7 +57,7 @@ impl Report for Lease {
             Some(end) => format!(
                 "{} ({})\ncharge     {} {}",
                 end.at,
-                lower(&format!("{:?}", end.reason)),
+                words(&format!("{:?}", end.reason)),
                 end.charge,
                 end.currency
             ),
@@ -101,7 +101,7 @@ fn entries(entries: &[LedgerEntry]) -> String {
         let (time, ended) = match used {
             Some(used) => {
                 let time = used.ended_at.duration_since(used.started_at);
-                (format!("{:.0} s", time.as_secs_f64().ceil()), lower(&format!("{:?}", used.reason)))
+                (format!("{:.0} s", time.as_secs_f64().ceil()), words(&format!("{:?}", used.reason)))
             }
             None => (String::new(), of.reason().unwrap_or_default().to_owned()),
         };
@@ -120,27 +120,4 @@ fn entries(entries: &[LedgerEntry]) -> String {
         ]
     });
     table(["AT", "KIND", "LEASE", "TIME", "ENDED", "PRICE", "BORROWER", "LENDER"], rows)
-}
-
-/// `HostLost` as people write it: "host lost".
-fn lower(name: &str) -> String {
-    let mut text = String::new();
-    for letter in name.chars() {
-        if letter.is_uppercase() && !text.is_empty() {
-            text.push(' ');
-        }
-        text.extend(letter.to_lowercase());
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reasons_read_as_words() {
-        assert_eq!(lower("HostLost"), "host lost");
-        assert_eq!(lower("Returned"), "returned");
-    }
 }

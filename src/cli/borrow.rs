@@ -1,4 +1,4 @@
-//! Leases: made, opened at the host, listed, ended.
+//! Leases: made, opened at the host, renewed, ended.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use super::{
     args::{BorrowArguments, LeaseDuration, RenewArguments},
     context::Context,
     lease_store::KeptLease,
-    report::{Report, allocation, price, table},
+    report::{Report, allocation, price},
     search::offers,
 };
 use crate::{
@@ -94,12 +94,6 @@ pub(super) async fn open(context: &Context, lease: &KeptLease) -> Result<(), Cli
     Ok(())
 }
 
-pub(super) fn leases(context: &Context) -> Result<ExitCode, CliError> {
-    let leases = context.leases.list()?;
-    context.print(&KeptLeases { leases: leases.iter().map(Borrowed::from).collect() })?;
-    Ok(ExitCode::SUCCESS)
-}
-
 pub(super) async fn give_back(context: &Context, choice: Option<LeaseId>) -> Result<ExitCode, CliError> {
     let lease = context.lease(choice)?;
     let ended = end(context, &lease).await?;
@@ -141,13 +135,13 @@ pub(super) async fn recall(context: &Context, lease: LeaseId) -> Result<ExitCode
 
 /// A lease as it may be shown: without its key.
 #[derive(Debug, Serialize)]
-struct Borrowed {
-    lease: LeaseId,
+pub(super) struct Borrowed {
+    pub(super) lease: LeaseId,
     host: crate::domain::id::HostId,
-    host_address: String,
-    partition: crate::domain::id::PartitionId,
+    pub(super) host_address: String,
+    pub(super) partition: crate::domain::id::PartitionId,
     terms: crate::domain::terms::Terms,
-    expires_at: jiff::Timestamp,
+    pub(super) expires_at: jiff::Timestamp,
 }
 
 impl From<&KeptLease> for Borrowed {
@@ -174,24 +168,5 @@ impl Report for Borrowed {
             price(&self.terms.price),
             self.expires_at,
         )
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct KeptLeases {
-    leases: Vec<Borrowed>,
-}
-
-impl Report for KeptLeases {
-    fn text(&self) -> String {
-        let rows = self.leases.iter().map(|lease| {
-            [
-                lease.lease.to_string(),
-                lease.partition.to_string(),
-                lease.host_address.clone(),
-                lease.expires_at.to_string(),
-            ]
-        });
-        table(["LEASE", "PARTITION", "HOST", "UNTIL"], rows)
     }
 }

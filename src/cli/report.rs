@@ -62,6 +62,18 @@ pub(super) fn size(mib: u64) -> String {
     }
 }
 
+/// `HostLost` as people write it: "host lost".
+pub(super) fn words(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !text.is_empty() {
+            text.push(' ');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +87,11 @@ mod tests {
     fn a_table_has_its_head_and_a_line_a_row() {
         let text = table(["A", "B"], [["1".to_owned(), "two".to_owned()]]);
         assert_eq!(text, "A  B\n1  two");
+    }
+
+    #[test]
+    fn reasons_read_as_words() {
+        assert_eq!(words("HostLost"), "host lost");
+        assert_eq!(words("Returned"), "returned");
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     api::{
         registry::{
             AskQuote, Balances, ChangeOffer, EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostContact,
-            HostEnrolled, Lease, LeaseGranted, Leases, Ledger, MakeLease, OfferPartition, Quote,
-            RegisteredPartition, RenewLease, Search, SearchReply, Statement,
+            HostEnrolled, KnownHost, KnownHosts, Lease, LeaseGranted, LeaseQuery, Leases, Ledger, MakeLease,
+            OfferPartition, Quote, RegisteredPartition, RenewLease, Search, SearchReply, Statement,
         },
         secret::Secret,
         token::{MakeToken, TokenMade, Tokens},
@@ -141,8 +141,30 @@ impl RegistryClient {
         self.connection.post(&format!("/v1/leases/{lease}/recall"), &()).await
     }
 
+    /// The newest leases that there are for whoever asks.
     pub async fn leases(&self) -> Result<Leases, ClientError> {
-        self.connection.get("/v1/leases").await
+        self.find_leases(&LeaseQuery::default()).await
+    }
+
+    pub async fn find_leases(&self, query: &LeaseQuery) -> Result<Leases, ClientError> {
+        let asked = asked([
+            ("active", query.active.map(|active| active.to_string())),
+            ("host", query.host.map(|host| host.to_string())),
+            ("partition", query.partition.map(|partition| partition.to_string())),
+            ("limit", query.limit.map(|limit| limit.to_string())),
+            ("cursor", query.cursor.map(|cursor| cursor.to_string())),
+        ]);
+        self.connection.get(&format!("/v1/leases{asked}")).await
+    }
+
+    /// A lender's own hosts, or for an administrator all; the part of them after `cursor`.
+    pub async fn hosts(&self, cursor: Option<&str>) -> Result<KnownHosts, ClientError> {
+        let asked = asked([("cursor", cursor.map(str::to_owned))]);
+        self.connection.get(&format!("/v1/hosts{asked}")).await
+    }
+
+    pub async fn host(&self, host: HostId) -> Result<KnownHost, ClientError> {
+        self.connection.get(&format!("/v1/hosts/{host}")).await
     }
 
     pub async fn lease(&self, lease: LeaseId) -> Result<Lease, ClientError> {
@@ -196,11 +218,32 @@ impl RegistryClient {
 
     /// A month of one's own account, `2026-11`; the part of it after `cursor`.
     pub async fn statement(&self, month: &str, cursor: Option<&str>) -> Result<Statement, ClientError> {
-        let cursor = cursor.map_or_else(String::new, |cursor| format!("?cursor={cursor}"));
-        self.connection.get(&format!("/v1/statements/{month}{cursor}")).await
+        let asked = asked([("cursor", cursor.map(str::to_owned))]);
+        self.connection.get(&format!("/v1/statements/{month}{asked}")).await
     }
+}
+
+/// The query of a URL, of what is stated; words and names alone, which stand in a URL as they are.
+fn asked<const N: usize>(values: [(&str, Option<String>); N]) -> String {
+    let stated = values.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    let stated: Vec<_> = stated.collect();
+    if stated.is_empty() { String::new() } else { format!("?{}", stated.join("&")) }
 }
 
 fn partition_path(host: HostId, partition: PartitionId) -> String {
     format!("/v1/hosts/{host}/partitions/{partition}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_has_what_is_stated() {
+        assert_eq!(asked([("a", None), ("b", None)]), "");
+        assert_eq!(
+            asked([("a", Some("1".to_owned())), ("b", None), ("c", Some("x-y".to_owned()))]),
+            "?a=1&c=x-y"
+        );
+    }
 }

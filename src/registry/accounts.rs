@@ -108,6 +108,24 @@ impl FromRequestParts<Arc<Registry>> for OnlyAdministrator {
     }
 }
 
+/// A lender, who sees its own hosts; none: an administrator, who sees all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LenderOrAdministrator(pub(super) Option<LenderId>);
+
+impl FromRequestParts<Arc<Registry>> for LenderOrAdministrator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
+        match Anybody::from_request_parts(parts, registry).await?.0 {
+            Principal::Lender(lender) => Ok(Self(Some(lender))),
+            Principal::Administrator => Ok(Self(None)),
+            Principal::Borrower(_) | Principal::Host(_) => {
+                Err(Problem::new(Code::Forbidden, "this is for a lender's or an administrator's token"))
+            }
+        }
+    }
+}
+
 macro_rules! only {
     ($($(#[$doc:meta])* $name:ident($id:ty) $principal:ident $what:literal),* $(,)?) => {$(
         $(#[$doc])*

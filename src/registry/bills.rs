@@ -1,4 +1,4 @@
-//! What leases were made and what they cost, page by page: leases, the ledger, statements.
+//! What leases cost, page by page: the ledger, balances, statements.
 
 use std::sync::Arc;
 
@@ -8,80 +8,22 @@ use axum::{
     http::{HeaderMap, HeaderName, header},
     response::{IntoResponse as _, Response},
 };
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     Registry,
-    accounts::{OnlyBorrower, OwnAccount},
-    resource_db::Page,
+    accounts::OwnAccount,
+    pages::{PageQuery, cut},
 };
 use crate::{
     api::{
         http::{PathIds, QueryParams, header_text},
         problem::{Code, Problem},
-        registry::{Balances, Leases, Ledger, Statement},
+        registry::{Balances, Ledger, Statement},
         statement::{CSV_MEDIA_TYPE, csv},
     },
     domain::month::{Month, NotAMonth},
 };
-
-const LIMIT: u32 = 100;
-const LIMIT_MAX: u32 = 1000;
-
-/// Which part of a list.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
-    /// Most rows in one answer; 1 to 1000, 100 where not stated.
-    limit: Option<u32>,
-    /// `next_cursor` of the answer before.
-    cursor: Option<Uuid>,
-}
-
-impl PageQuery {
-    /// The page and one row more: it tells whether another page follows.
-    fn page(&self) -> Result<(Page, usize), Problem> {
-        let limit = self.limit.unwrap_or(LIMIT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            let detail = format!("limit: 1 to {LIMIT_MAX}, not {limit}");
-            return Err(Problem::new(Code::InvalidRequest, detail));
-        }
-        let page = Page { before: self.cursor, limit: limit + 1 };
-        Ok((page, usize::try_from(limit).unwrap_or(usize::MAX)))
-    }
-}
-
-/// Cuts the row too many off; with it the name by which the next page begins.
-fn cut<T>(mut rows: Vec<T>, limit: usize, name: impl Fn(&T) -> Uuid) -> (Vec<T>, Option<String>) {
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|last| name(last).to_string());
-    (rows, next)
-}
-
-/// The borrower's leases, newest first.
-#[utoipa::path(
-    get, path = "/v1/leases", tag = "leases",
-    params(
-        ("limit" = Option<u32>, Query, description = "Most rows in one answer; 1 to 1000, 100 where not stated"),
-        ("cursor" = Option<Uuid>, Query, description = "next_cursor of the answer before"),
-    ),
-    security(("token" = [])),
-    responses(
-        (status = 200, description = "Leases", body = Leases),
-        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
-    ),
-)]
-pub(super) async fn leases(
-    State(registry): State<Arc<Registry>>,
-    OnlyBorrower(borrower): OnlyBorrower,
-    QueryParams(query): QueryParams<PageQuery>,
-) -> Result<Json<Leases>, Problem> {
-    let (page, limit) = query.page()?;
-    let (leases, next_cursor) = cut(registry.db.leases(borrower, page).await?, limit, |lease| lease.id.0);
-    Ok(Json(Leases { leases, next_cursor }))
-}
 
 /// The entries of a borrower's or a lender's account, newest first.
 #[utoipa::path(

@@ -12,9 +12,8 @@ use uuid::Uuid;
 use super::{
     Registry,
     accounts::{Anybody, OnlyBorrower, OnlyLender},
-    resource_db::{
-        Conditions, EndError, HoldError, MoveEndError, Principal, Reserve, ReserveError, Reserved,
-    },
+    lists::no_such_lease,
+    resource_db::{Conditions, EndError, HoldError, MoveEndError, Reserve, ReserveError, Reserved},
     search_index::Place,
 };
 use crate::{
@@ -182,30 +181,7 @@ pub(super) async fn recall_lease(
     PathIds(lease): PathIds<LeaseId>,
     OnlyLender(lender): OnlyLender,
 ) -> Result<Json<Lease>, Problem> {
-    Ok(Json(registry.db.recall_lease(lease, lender).await?))
-}
-
-/// One of the borrower's leases, or of a partition of the lender's.
-#[utoipa::path(
-    get, path = "/v1/leases/{lease}", tag = "leases", params(("lease" = LeaseId, Path)), security(("token" = [])),
-    responses(
-        (status = 200, description = "The lease", body = Lease),
-        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
-    ),
-)]
-pub(super) async fn lease(
-    State(registry): State<Arc<Registry>>,
-    PathIds(lease): PathIds<LeaseId>,
-    Anybody(principal): Anybody,
-) -> Result<Json<Lease>, Problem> {
-    let found = match principal {
-        Principal::Borrower(borrower) => registry.db.lease(borrower, lease).await?,
-        Principal::Lender(lender) => registry.db.lease_of_lender(lender, lease).await?,
-        Principal::Host(_) | Principal::Administrator => {
-            return Err(Problem::new(Code::Forbidden, "this is for a borrower's or a lender's token"));
-        }
-    };
-    found.map(Json).ok_or_else(no_such_lease)
+    Ok(Json(registry.db.recall_lease(lease, lender).await?.for_lender()))
 }
 
 impl Registry {
@@ -217,11 +193,6 @@ impl Registry {
     async fn lease_of(&self, borrower: BorrowerId, lease: LeaseId) -> Result<Lease, Problem> {
         self.db.lease(borrower, lease).await?.ok_or_else(no_such_lease)
     }
-}
-
-/// The same answer for a lease of somebody else and for one that never was.
-fn no_such_lease() -> Problem {
-    Problem::new(Code::NotFound, "there is no such lease here")
 }
 
 impl From<ReserveError> for Problem {

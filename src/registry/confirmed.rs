@@ -60,6 +60,11 @@ impl Confirmed {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner).get(&host).copied()
     }
 
+    /// When this registry heard the host last.
+    pub(super) fn heard_at(&self, host: HostId) -> Option<Timestamp> {
+        self.last(host).map(|heard| heard.at)
+    }
+
     fn is_silent(&self, heard: Instant, now: Instant) -> bool {
         now.saturating_duration_since(heard) > self.silent_after
     }

@@ -13,7 +13,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, terms, tokens};
+use super::{Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, lists, terms, tokens};
 use crate::api::{
     http::{ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, plain_http_allowed, serve},
     problem::Problem,
@@ -83,14 +83,15 @@ pub fn description() -> Description {
 
 fn routes() -> OpenApiRouter<Arc<Registry>> {
     OpenApiRouter::with_openapi(About::openapi())
-        .routes(routes!(enroll::enrol_host))
+        .routes(routes!(enroll::enrol_host, lists::hosts))
+        .routes(routes!(lists::host))
         .routes(routes!(enroll::change_contact))
         .routes(routes!(enroll::heartbeat))
         .routes(routes!(terms::offer_partition, terms::change_partition, terms::withdraw_partition))
         .routes(routes!(borrow::search))
         .routes(routes!(borrow::quote))
-        .routes(routes!(borrow::make_lease, bills::leases))
-        .routes(routes!(borrow::lease))
+        .routes(routes!(borrow::make_lease, lists::leases))
+        .routes(routes!(lists::lease))
         .routes(routes!(borrow::end_lease))
         .routes(routes!(keys::revoke_key_of_lease))
         .routes(routes!(keys::revoke_key))

@@ -9,6 +9,7 @@ mod borrow;
 mod enroll;
 mod events;
 mod keys;
+mod lists;
 mod terms;
 mod tokens;
 
@@ -22,6 +23,7 @@ mod market;
 mod metrics;
 mod operator;
 mod other_registries;
+mod pages;
 pub mod resource_db;
 mod search_index;
 mod silence;

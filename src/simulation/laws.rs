@@ -24,7 +24,7 @@ use crate::{
         partition::{OpenLease, State},
         terms::{Epoch, TermsVersion},
     },
-    registry::resource_db::{Page, ResourceDb},
+    registry::resource_db::{Page, ResourceDb, WhichLeases},
 };
 
 /// By how much a host's notion of the registry's clock may be wrong: what it heard was on its way for as long as it waits
@@ -176,7 +176,7 @@ impl Laws {
 
     fn leases(&self, borrower: BorrowerId) -> BTreeMap<LeaseId, Lease> {
         let all = Page { before: None, limit: 10_000 };
-        let leases = at_once(self.db.leases(borrower, all)).unwrap();
+        let leases = at_once(self.db.leases(WhichLeases::of(borrower), all)).unwrap();
         leases.into_iter().map(|lease| (lease.id, lease)).collect()
     }
 

@@ -15,6 +15,7 @@ mod durability;
 mod events;
 mod hosts;
 mod lending;
+mod lists;
 mod malformed;
 mod market;
 mod money;

@@ -5,11 +5,16 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::{
-    ResourceDb, StoreError, accounts::TokenDigest, leases, partitions, revocations, tokens::NewToken,
-    value::values, work::Work,
+    Page, ResourceDb, StoreError,
+    accounts::TokenDigest,
+    filter::Filter,
+    leases, partitions, revocations,
+    tokens::NewToken,
+    value::{Row, values},
+    work::Work,
 };
 use crate::{
-    api::registry::{EndReason, EndedAtHost, HostContact, RegisteredPartition, RevokedKey},
+    api::registry::{EndReason, EndedAtHost, HostContact, KnownHost, RegisteredPartition, RevokedKey},
     domain::{
         id::{HostId, LeaseId, LenderId},
         lease::LeaseEvent,
@@ -20,6 +25,10 @@ use crate::{
 };
 
 const REVISION: &str = "SELECT revision FROM hosts WHERE id = $1";
+const KNOWN: &str = "SELECT h.id, h.lender, a.name, h.address, h.tls_key, h.created_at_us, h.confirmed_at_us, \
+                     (SELECT count(*) FROM partitions p WHERE p.host = h.id AND p.state <> 'withdrawn'), \
+                     (SELECT count(*) FROM partitions p WHERE p.host = h.id AND p.state = 'lent') \
+                     FROM hosts h JOIN accounts a ON a.id = h.lender";
 
 /// All of a host's partitions, at one revision.
 #[derive(Debug, Clone)]
@@ -81,6 +90,30 @@ impl ResourceDb {
             };
             work.insert_host_token(known, NewToken::lasting(*token))?;
             Ok(known)
+        })
+        .await
+    }
+
+    /// Hosts as they are written down, newest first: this lender's, or all. Whether they are heard is not known here.
+    pub async fn hosts(&self, lender: Option<LenderId>, page: Page) -> Result<Vec<KnownHost>, StoreError> {
+        self.read(move |sql| {
+            let filter = Filter::default().and("h.lender = ?", lender).and("h.id < ?", page.before);
+            let (filter, values) = filter.ordered("h.id DESC", page.limit);
+            sql.all(&format!("{KNOWN} {filter}"), &values, known)
+        })
+        .await
+    }
+
+    /// One of this lender's hosts, or of all.
+    pub async fn host(
+        &self,
+        lender: Option<LenderId>,
+        host: HostId,
+    ) -> Result<Option<KnownHost>, StoreError> {
+        self.read(move |sql| {
+            let filter = Filter::default().and("h.id = ?", Some(host)).and("h.lender = ?", lender);
+            let (filter, values) = filter.ordered("h.id", 1);
+            sql.first(&format!("{KNOWN} {filter}"), &values, known)
         })
         .await
     }
@@ -160,6 +193,21 @@ impl ResourceDb {
         })
         .await
     }
+}
+
+fn known(mut row: Row) -> Result<KnownHost, StoreError> {
+    Ok(KnownHost {
+        host: row.take()?,
+        lender: row.take()?,
+        lender_name: row.take()?,
+        address: row.take()?,
+        tls_key: row.take_word_or_none()?,
+        enrolled_at: row.take()?,
+        is_up: false,
+        heard_at: row.take()?,
+        partitions: row.take()?,
+        lent: row.take()?,
+    })
 }
 
 fn request_digest(address: &str) -> [u8; 32] {

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 
 use super::{
     Page, ResourceDb, StoreError,
+    filter::Filter,
     sql::Sql,
-    value::{Row, values},
+    value::{Row, Value, values},
 };
 use crate::{
     api::registry::{Lease, LeaseEnd},
@@ -49,6 +50,35 @@ pub(super) struct LeaseRow {
     pub(super) key: KeyId,
 }
 
+/// Which leases are asked for; what is not stated is not asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WhichLeases {
+    pub borrower: Option<BorrowerId>,
+    pub lender: Option<LenderId>,
+    pub host: Option<HostId>,
+    pub partition: Option<PartitionId>,
+    /// Those that run, or those that have ended.
+    pub active: Option<bool>,
+}
+
+impl WhichLeases {
+    pub fn of(borrower: BorrowerId) -> Self {
+        Self { borrower: Some(borrower), ..Self::default() }
+    }
+
+    fn filter(self, page: Page) -> (String, Vec<Value>) {
+        let active = |active| if active { "l.state = 'active'" } else { "l.state <> 'active'" };
+        Filter::default()
+            .and("l.borrower = ?", self.borrower)
+            .and("l.lender = ?", self.lender)
+            .and("l.host = ?", self.host)
+            .and("l.partition = ?", self.partition)
+            .and_that(self.active.map(active))
+            .and("l.id < ?", page.before)
+            .ordered("l.id DESC", page.limit)
+    }
+}
+
 impl ResourceDb {
     pub async fn lease(&self, borrower: BorrowerId, lease: LeaseId) -> Result<Option<Lease>, StoreError> {
         self.read(move |sql| Ok(find_of_borrower(sql, borrower, lease)?.map(LeaseRow::view))).await
@@ -63,13 +93,16 @@ impl ResourceDb {
         self.read(move |sql| Ok(find_of_lender(sql, lender, lease)?.map(LeaseRow::view))).await
     }
 
-    /// The borrower's leases, newest first.
-    pub async fn leases(&self, borrower: BorrowerId, page: Page) -> Result<Vec<Lease>, StoreError> {
+    /// Anybody's.
+    pub async fn any_lease(&self, lease: LeaseId) -> Result<Option<Lease>, StoreError> {
+        self.read(move |sql| Ok(find(sql, lease)?.map(LeaseRow::view))).await
+    }
+
+    /// Leases, newest first.
+    pub async fn leases(&self, which: WhichLeases, page: Page) -> Result<Vec<Lease>, StoreError> {
         self.read(move |sql| {
-            let select = format!(
-                "{SELECT} WHERE l.borrower = $1 AND (l.id < $2 OR $2 IS NULL) ORDER BY l.id DESC LIMIT $3"
-            );
-            sql.all(&select, values![borrower, page.before, page.limit], |row| Ok(LeaseRow::of(row)?.view()))
+            let (filter, values) = which.filter(page);
+            sql.all(&format!("{SELECT} {filter}"), &values, |row| Ok(LeaseRow::of(row)?.view()))
         })
         .await
     }

@@ -17,11 +17,12 @@
 //! to itself by way of others, gets that constraint in PostgreSQL after both are made.
 
 /// The number of a schema is how many of these it has.
-pub(super) const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_trust.sql"),
     include_str!("migrations/0003_money.sql"),
     include_str!("migrations/0004_registries.sql"),
+    include_str!("migrations/0005_lists.sql"),
 ];
 
 /// The migration as SQLite takes it.

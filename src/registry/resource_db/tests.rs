@@ -4,6 +4,7 @@ use std::{
 };
 
 mod database;
+mod lists;
 mod migrations;
 mod model;
 mod money;
@@ -429,7 +430,8 @@ async fn a_list_is_read_page_by_page_newest_first() {
     }
     let (mut read, mut before) = (Vec::new(), None);
     loop {
-        let page = market.db.leases(market.borrower, Page { before, limit: 2 }).await.unwrap();
+        let page =
+            market.db.leases(WhichLeases::of(market.borrower), Page { before, limit: 2 }).await.unwrap();
         let Some(last) = page.last() else { break };
         before = Some(last.id.0);
         read.extend(page.iter().map(|lease| lease.id));

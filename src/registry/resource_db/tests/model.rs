@@ -243,7 +243,7 @@ impl Market {
 
     async fn assert_laws(&self, history: &mut History) {
         let partitions = self.db.host_register(self.host).await.unwrap().partitions;
-        let made = self.db.leases(self.borrower, all()).await.unwrap();
+        let made = self.db.leases(WhichLeases::of(self.borrower), all()).await.unwrap();
         assert_eq!(made.len(), history.leases.len());
         for row in &partitions {
             self.assert_lending_state(row, &made);
