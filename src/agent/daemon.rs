@@ -176,7 +176,7 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
         networks: Networks::new(config.network.clone(), config.users, &cgroups, host_cpus),
         vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups),
         images: ImageCache::new(config.image_directory.clone()),
-        clock: Arc::new(LeaseClock::default()),
+        clock: Arc::new(LeaseClock::load(&directory, &inventory.boot_id)?),
         tls_key,
         inventory,
         keys: KeyTrust::load(&directory, identity.trusted_issuer())?,
@@ -196,6 +196,7 @@ async fn follow_registry(services: Arc<Services>, partitions: Arc<Partitions>) {
     partitions.recovered().await;
     let (mut known, mut wait_ms, mut retry) = (None, 0, Retry::default());
     loop {
+        let asked_at = services.clock.boottime();
         // What there is to report does not wait for the answer to an earlier heartbeat.
         let answered = tokio::select! {
             answered = registry.beat(known, wait_ms) => answered,
@@ -203,7 +204,9 @@ async fn follow_registry(services: Arc<Services>, partitions: Arc<Partitions>) {
         };
         match answered {
             Ok(reply) => {
-                services.clock.hear(reply.now);
+                if let Err(error) = services.clock.hear(reply.now, asked_at) {
+                    tracing::error!(error = chain(&error), "the registry's clock cannot be kept");
+                }
                 if let Err(error) = services.keys.learn(&reply.keys, services.clock.now()) {
                     tracing::error!(
                         error = chain(&error),

@@ -1,7 +1,7 @@
 //! A lender's host: the real partition table, reconciliation, admission and clock. Its agent may die and come back; the
 //! machines, and what ends them, do not die with it.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -54,7 +54,7 @@ pub(super) struct Host {
     pub(super) line: Line,
     pub(super) laws: Rc<Laws>,
     pub(super) table: Table,
-    _directory: TempDir,
+    directory: TempDir,
     pub(super) boottime: BootTime,
     pub(super) machines: RefCell<BTreeMap<PartitionId, Machine>>,
     /// Of the agent, which dies.
@@ -75,9 +75,9 @@ impl Host {
             line: line.clone(),
             laws: Rc::clone(laws),
             table: Table::open(&directory.path().join("agent.db")).unwrap(),
-            _directory: directory,
             machines: RefCell::default(),
-            clock: RefCell::new(lease_clock(&boottime, line)),
+            clock: RefCell::new(lease_clock(&boottime, line, directory.path())),
+            directory,
             boottime,
             tasks: RefCell::default(),
             inboxes: RefCell::default(),
@@ -99,7 +99,7 @@ impl Host {
 
     /// The agent starts, and finds what it had written down.
     pub(super) fn start(self: &Rc<Self>) {
-        *self.clock.borrow_mut() = lease_clock(&self.boottime, &self.line);
+        *self.clock.borrow_mut() = lease_clock(&self.boottime, &self.line, self.directory.path());
         let mut tasks = Vec::new();
         for row in at_once(self.table.rows()).unwrap() {
             let (commands, inbox) = mpsc::channel(INBOX);
@@ -125,9 +125,10 @@ impl Host {
     /// Tells the registry that the host lives, and the drivers what the registry says.
     async fn follow_registry(self: Rc<Self>) {
         loop {
+            let asked_at = self.boottime.now();
             match self.beat().await {
                 Ok(reply) => {
-                    self.clock().hear(reply.now);
+                    self.clock().hear(reply.now, asked_at).unwrap();
                     for (partition, inbox) in self.inboxes.borrow().iter() {
                         let view = reply.partitions.iter().find(|view| view.partition == *partition).cloned();
                         drop(inbox.try_send(Command::Registry(view.map(Box::new))));
@@ -233,9 +234,13 @@ impl Host {
     }
 }
 
-/// A new agent's clock, before it has heard of the registry's; its own is wrong by up to a second either way.
-fn lease_clock(boottime: &BootTime, line: &Line) -> Arc<LeaseClock> {
-    let wrong_by = i64::try_from(line.network.dice.roll(3)).unwrap() - 1;
+/// A new agent's clock. Its host's wall clock is wrong by up to a second either way, and by up to an hour once the registry's
+/// was heard.
+fn lease_clock(boottime: &BootTime, line: &Line, directory: &Path) -> Arc<LeaseClock> {
+    let most = if directory.join("clock.json").exists() { 3600 } else { 1 };
+    let wrong_by =
+        i64::try_from(line.network.dice.roll(2 * most + 1)).unwrap() - i64::try_from(most).unwrap();
     let wall: Timestamp = line.registry.now() + jiff::SignedDuration::from_secs(wrong_by);
-    Arc::new(LeaseClock::of(Clock::held_at(wall), boottime.clone()))
+    let clock = LeaseClock::of(Clock::held_at(wall), boottime.clone(), directory, "the only one");
+    Arc::new(clock.unwrap())
 }

@@ -76,7 +76,8 @@ impl Host {
         let jobs = Jobs::new(row(1).id, open(self.directory.path()), self.directory.path(), Arc::default());
         let tunnels = Arc::<Tunnels>::default();
         let runner = Runner { frames, version, known };
-        let relay = Relay::new(runner, jobs, Arc::clone(&tunnels), Arc::default());
+        let clock = LeaseClock::load(self.directory.path(), "the only one").unwrap();
+        let relay = Relay::new(runner, jobs, Arc::clone(&tunnels), Arc::new(clock));
         let (off, is_off) = watch::channel(false);
         Connection { relay: tokio::spawn(relay.run(BEAT_EVERY, is_off)), off, tunnels }
     }
