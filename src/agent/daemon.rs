@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     api::{
-        http::{ServedAt, ServerTls, Shutdown, chain, serve},
+        http::{ServedAt, ServerTls, Shutdown, chain, on_hangup, serve},
         registry::{EndReason, HeartbeatReply, HostContact, LendingState, RegisteredPartition},
     },
     client::ClientError,
@@ -77,6 +77,8 @@ pub enum AgentError {
     Partitions(#[from] PartitionError),
     #[error(transparent)]
     Guests(#[from] ListenError),
+    #[error("cannot wait for signals")]
+    Signal(#[source] io::Error),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("cannot serve")]
@@ -121,6 +123,7 @@ pub async fn run(
         services = services(config, tls.as_ref().map(ServerTls::key)) => Arc::new(services?),
         () = shutdown.clone().wait() => return Ok(()),
     };
+    renew_at_hangup(&services, tls.clone()).map_err(AgentError::Signal)?;
     let guests = listener::listen(services.config.vsock_port)?;
     let partitions = Partitions::open(Arc::clone(&services)).await?;
     match guests {
@@ -138,6 +141,24 @@ pub async fn run(
     listening(ServedAt { address: listener.local_addr().map_err(failed)?, tls: tls.is_some() });
     let agent = Agent::new(services, partitions, shutdown.clone())?;
     serve(listener, tls, http::router(agent), shutdown).await.map_err(AgentError::Serve)
+}
+
+/// Certificates and keys are read again at SIGHUP; what cannot be used is refused, and what was read before stays.
+fn renew_at_hangup(services: &Arc<Services>, tls: Option<ServerTls>) -> io::Result<()> {
+    let services = Arc::clone(services);
+    on_hangup(move || {
+        if let Some((tls, key)) = tls.as_ref().zip(services.tls_key) {
+            tls.renew(tls::load_again(&services.config, key));
+        }
+        let Some(registry) = &services.registry else { return };
+        match registry.renew_trust(&services.config.state_directory) {
+            Ok(()) => tracing::info!("whom to trust as the registry, and what to show it, was read again"),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "whom to trust as the registry, and what to show it, cannot be read again; it stays as it was"
+            ),
+        }
+    })
 }
 
 /// Makes the state directory, and sees to it that it has one agent.

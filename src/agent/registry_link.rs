@@ -174,6 +174,15 @@ impl RegistryLink {
         self.beat(None, 0).await.map(drop)
     }
 
+    /// Reads again whom the host takes for its registry, and what it shows of itself; it counts for calls from now on.
+    pub fn renew_trust(&self, state_directory: &Path) -> Result<(), LinkError> {
+        let stored = Enrolment::load(state_directory)?.map(|enrolment| enrolment.host_token);
+        let token = stored.unwrap_or_else(|| self.enrolment.host_token.clone());
+        let client = client_with(&self.config, token)?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
     /// F6: registers the offer.
     pub async fn register(&self, partition: PartitionId, terms: &Terms) -> Answer<TermsVersion> {
         let offer = OfferPartition { terms: terms.clone() };

@@ -15,7 +15,10 @@ use super::{
     config::{Config, TlsConfig},
     identity::{IdentityError, write_file},
 };
-use crate::api::http::{ServerIdentity, ServerTls, TlsError};
+use crate::{
+    api::http::{ServerIdentity, ServerTls, TlsError},
+    domain::tls_key::TlsKey,
+};
 
 #[derive(Debug, Error)]
 pub enum HostTlsError {
@@ -27,6 +30,13 @@ pub enum HostTlsError {
     Write(#[from] IdentityError),
     #[error("{path:?} does not hold the host's key; it was written by this agent and must not be changed")]
     Key { path: PathBuf, source: rcgen::Error },
+    #[error(
+        "the certificate is of another key, {found}, and borrowers know this host by {known}: start the agent again, so that \
+         the registry tells them of it"
+    )]
+    OtherKey { known: TlsKey, found: TlsKey },
+    #[error("the host speaks plain HTTP")]
+    NoTls,
     #[error("no certificate can be made")]
     Certificate(#[source] rcgen::Error),
 }
@@ -41,6 +51,13 @@ pub(super) fn load(config: &Config) -> Result<Option<ServerTls>, HostTlsError> {
         (_, false) => return Ok(None),
     };
     Ok(Some(ServerTls::new(identity, None)?))
+}
+
+/// The same once more, when it may have changed: but for the key, by which borrowers know the host.
+pub(super) fn load_again(config: &Config, known: TlsKey) -> Result<ServerTls, HostTlsError> {
+    let tls = load(config)?.ok_or(HostTlsError::NoTls)?;
+    let found = tls.key();
+    if found == known { Ok(tls) } else { Err(HostTlsError::OtherKey { known, found }) }
 }
 
 fn own(state_directory: &Path, advertise: &str) -> Result<ServerIdentity, HostTlsError> {

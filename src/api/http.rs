@@ -26,7 +26,7 @@ use tracing::Span;
 pub use extract::{Bearer, JsonBody, PathIds, QueryParams, header_text, idempotency_key};
 pub use listener::{Peer, PeerCertificate};
 pub use metrics::RequestMetrics;
-pub use serve::{NotLoopback, ServedAt, Shutdown, init_logs, plain_http_allowed, serve};
+pub use serve::{NotLoopback, ServedAt, Shutdown, init_logs, on_hangup, plain_http_allowed, serve};
 pub use tls::{ServerIdentity, ServerTls, TlsError};
 
 use super::{

@@ -15,7 +15,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, lists, terms, tokens};
 use crate::api::{
-    http::{ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, plain_http_allowed, serve},
+    http::{
+        ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, on_hangup, plain_http_allowed, serve,
+    },
     problem::Problem,
 };
 
@@ -48,7 +50,7 @@ pub struct TlsFiles {
     pub host_authorities: Option<PathBuf>,
 }
 
-/// Serves until `shutdown`; `listening` is told the address that was bound.
+/// Serves until `shutdown`; `listening` is told the address that was bound. Certificates and keys are read again at SIGHUP.
 pub async fn run(
     settings: Settings,
     listen: Listen,
@@ -58,6 +60,9 @@ pub async fn run(
     let tls = listen.tls.as_ref().map(TlsFiles::load).transpose()?;
     if tls.is_none() {
         plain_http_allowed(listen.address, listen.insecure_http)?;
+    }
+    if let Some((tls, files)) = tls.clone().zip(listen.tls) {
+        on_hangup(move || tls.renew(files.load())).map_err(RegistryError::Signal)?;
     }
     let registry = Registry::start(settings, shutdown.clone()).await?;
     let failed = |source| RegistryError::Listen { address: listen.address, source };

@@ -102,6 +102,8 @@ pub enum RegistryError {
     PlainHttp(#[from] NotLoopback),
     #[error("cannot speak TLS")]
     Tls(#[from] TlsError),
+    #[error("cannot wait for signals")]
+    Signal(#[source] io::Error),
     #[error("cannot listen on {address}")]
     Listen { address: std::net::SocketAddr, source: io::Error },
     #[error("cannot serve")]

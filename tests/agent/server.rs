@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use sublet::{
@@ -19,6 +20,9 @@ use sublet::{
     domain::{network::Network, resources::Allocation},
 };
 use tempfile::TempDir;
+
+/// How long anything may take on a slow and busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A host's state directory and configuration; it goes with the last who has it.
 #[derive(Clone)]
@@ -49,6 +53,11 @@ impl Host {
 
     pub(crate) fn config(&self) -> PathBuf {
         self.0.path().join("agent.toml")
+    }
+
+    /// A file of the owner's.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 
     pub(crate) fn state(&self, path: &str) -> PathBuf {
@@ -125,6 +134,15 @@ impl Agent {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until it has logged this.
+    pub(crate) async fn says(&self, what: &str) {
+        let started = Instant::now();
+        while !self.log().contains(what) {
+            assert!(started.elapsed() < DEADLINE, "it does not say {what:?}: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) fn owner_token(&self) -> String {
         fs::read_to_string(self.host.state("owner.token")).unwrap().trim().to_owned()
     }
@@ -135,6 +153,12 @@ impl Agent {
 
     pub(crate) fn with(&self, bearer: &str) -> AgentClient {
         AgentClient::new(&self.address, Some(Secret::new(bearer))).unwrap()
+    }
+
+    /// SIGHUP, as an owner says that certificates have changed.
+    pub(crate) fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     }
 
     /// SIGKILL; the state stays.

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use rcgen::{CertificateParams, KeyPair};
 use sublet::{
     api::secret::Secret,
     client::{AgentClient, ClientError, Trust},
@@ -57,4 +58,47 @@ async fn plain_http_is_not_answered_by_a_host_that_speaks_tls() {
     let agent = Agent::start_on(with_tls());
     let plain = AgentClient::new(&agent.address.replace("https", "http"), None).unwrap();
     assert!(plain.host().await.is_err());
+}
+
+/// A host with a certificate of its owner's, which vouches for itself.
+fn with_certificate(key: &KeyPair) -> Host {
+    let host = Host::new();
+    let config = fs::read_to_string(host.config()).unwrap();
+    let (certificate, key_file) = (host.file("tls.crt"), host.file("tls.key"));
+    let tls = format!(
+        "[tls]\ncertificate = '{}'\nkey = '{}'\n[reserve]",
+        certificate.display(),
+        key_file.display()
+    );
+    let config = config.replace("advertise = 'http:", "advertise = 'https:").replace("[reserve]", &tls);
+    fs::write(host.config(), config).unwrap();
+    certify(&host, key, "127.0.0.1");
+    host
+}
+
+/// Puts a new certificate of this key, for this name, where the agent reads it.
+fn certify(host: &Host, key: &KeyPair, name: &str) {
+    let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(key).unwrap();
+    fs::write(host.file("tls.crt"), certificate.pem()).unwrap();
+    fs::write(host.file("tls.key"), key.serialize_pem()).unwrap();
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_after_a_hangup_but_none_of_another_key() {
+    let key = KeyPair::generate().unwrap();
+    let host = with_certificate(&key);
+    let agent = Agent::start_on(host.clone());
+    let authority = Trust::authorities(&host.file("tls.crt")).unwrap();
+    let known = key_of(&agent, &authority).await.unwrap();
+
+    certify(&host, &key, "host.example");
+    agent.hang_up();
+    agent.says("certificates were read again").await;
+    assert!(key_of(&agent, &authority).await.is_err(), "the name that it shows now is another");
+    assert_eq!(key_of(&agent, &Trust::key(known)).await.unwrap(), known);
+
+    certify(&host, &KeyPair::generate().unwrap(), "127.0.0.1");
+    agent.hang_up();
+    agent.says("the certificate is of another key").await;
+    assert_eq!(key_of(&agent, &Trust::key(known)).await.unwrap(), known);
 }

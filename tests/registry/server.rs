@@ -115,6 +115,12 @@ impl Server {
         status.signal() == Some(rustix::process::Signal::KILL.as_raw())
     }
 
+    /// SIGHUP, as an operator says that certificates have changed.
+    pub(crate) fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// SIGTERM; true: it ended with success.
     pub(crate) async fn terminate(mut self) -> bool {
         let pid = rustix::process::Pid::from_child(&self.child);

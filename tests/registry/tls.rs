@@ -10,7 +10,7 @@ use sublet::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::server::{Database, Server, assert_refused};
+use crate::server::{Database, Server, assert_refused, eventually};
 
 /// An authority of a test's own, with a certificate for a registry on loopback and one for a host.
 struct Authority(TempDir);
@@ -39,6 +39,13 @@ impl Authority {
 
     fn trust(&self) -> Trust {
         Trust::authorities(&self.path("ca.crt")).unwrap()
+    }
+
+    /// Has the files be those of another authority.
+    fn replace_by(&self, other: &Self) {
+        for name in ["ca.crt", "registry.crt", "registry.key", "host.crt", "host.key"] {
+            std::fs::copy(other.path(name), self.path(name)).unwrap();
+        }
     }
 
     fn start(&self, options: &[&str]) -> Server {
@@ -98,6 +105,33 @@ async fn hosts_show_certificates_where_the_registry_asks_for_them_and_others_nee
         client(&server, token, &stranger).search(&<_>::default()).await.is_err(),
         "nobody vouches for it"
     );
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_at_a_hangup_and_those_of_before_stay_where_they_cannot_be() {
+    let authority = Authority::new();
+    let server = authority.start(&["--host-ca", text(&authority.path("ca.crt"))]);
+    let token = server.database().token("borrower", "bob");
+    let before = authority.trust();
+    let serves = async |trust: &Trust| {
+        client(&server, token.clone(), trust).search(&<_>::default()).await.is_ok().then_some(())
+    };
+    assert!(serves(&before).await.is_some());
+
+    let other = Authority::new();
+    authority.replace_by(&other);
+    assert!(serves(&before).await.is_some(), "nobody has said that they changed");
+    server.hang_up();
+    eventually("the other certificate is shown", async || serves(&other.trust()).await).await;
+    assert!(serves(&before).await.is_none());
+    let host = other.trust().showing(&other.path("host.crt"), &other.path("host.key")).unwrap();
+    assert!(serves(&host).await.is_some(), "hosts' authorities were read again too");
+
+    std::fs::write(authority.path("registry.crt"), "no certificate").unwrap();
+    server.hang_up();
+    eventually("it is refused", async || server.log().contains("cannot be read again").then_some(())).await;
+    assert!(serves(&other.trust()).await.is_some());
+    assert!(server.log().contains("registry.crt"), "{}", server.log());
 }
 
 #[test]

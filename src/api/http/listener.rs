@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::tls::ServerTls;
+use super::tls::{Greeting, ServerTls};
 
 /// How long a greeting may take.
 const GREETING_MAX: Duration = Duration::from_secs(10);
@@ -81,10 +81,10 @@ impl Listener for Door {
                 },
                 (connection, address) = Listener::accept(&mut self.tcp) => {
                     shape(&connection);
-                    match self.tls.clone() {
+                    match self.tls.as_ref().map(ServerTls::greeting) {
                         None => return (Either::Left(connection), not_asked(address)),
-                        Some(tls) => {
-                            let greeted = timeout(self.greeting_max, greet(tls, connection, address));
+                        Some(greeting) => {
+                            let greeted = timeout(self.greeting_max, greet(greeting, connection, address));
                             self.greetings.spawn(async { greeted.await.ok().flatten() });
                         }
                     }
@@ -103,12 +103,12 @@ fn not_asked(address: SocketAddr) -> Peer {
 }
 
 /// None: it did not come to TLS.
-async fn greet(tls: ServerTls, connection: TcpStream, address: SocketAddr) -> Option<(Connection, Peer)> {
-    let greeted = tls.acceptor.accept(connection).await;
+async fn greet(greeting: Greeting, connection: TcpStream, address: SocketAddr) -> Option<(Connection, Peer)> {
+    let greeted = greeting.acceptor.accept(connection).await;
     let stream =
         greeted.inspect_err(|error| tracing::debug!(%address, %error, "it did not come to TLS")).ok()?;
     let shown = stream.get_ref().1.peer_certificates().is_some();
-    let certificate = match (tls.asks_clients, shown) {
+    let certificate = match (greeting.asks_clients, shown) {
         (false, _) => PeerCertificate::NotAsked,
         (true, false) => PeerCertificate::Missing,
         (true, true) => PeerCertificate::Shown,

@@ -57,6 +57,17 @@ impl Shutdown {
     }
 }
 
+/// Has the process do this at each SIGHUP, which would end it otherwise.
+pub fn on_hangup(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            act();
+        }
+    });
+    Ok(())
+}
+
 /// Where a server can be called.
 #[derive(Debug, Clone, Copy)]
 pub struct ServedAt {

@@ -1,6 +1,10 @@
 //! Who a server is over TLS, and whom it asks for a certificate.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    error::Error,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use rustls::{
     ServerConfig,
@@ -48,9 +52,13 @@ impl ServerIdentity {
     }
 }
 
-/// A server's side of TLS.
+/// A server's side of TLS. Clones share it, and what takes its place.
 #[derive(Clone)]
-pub struct ServerTls {
+pub struct ServerTls(Arc<RwLock<Greeting>>);
+
+/// How connections are greeted.
+#[derive(Clone)]
+pub(super) struct Greeting {
     pub(super) acceptor: TlsAcceptor,
     /// Clients may show a certificate of an authority that the server trusts.
     pub(super) asks_clients: bool,
@@ -75,12 +83,32 @@ impl ServerTls {
             .map_err(TlsError::Identity)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Ok(Self { acceptor, asks_clients: client_authorities.is_some(), key })
+        let greeting = Greeting { acceptor, asks_clients: client_authorities.is_some(), key };
+        Ok(Self(Arc::new(RwLock::new(greeting))))
     }
 
     /// The key that the server proves to have.
     pub fn key(&self) -> TlsKey {
-        self.key
+        self.greeting().key
+    }
+
+    /// How the next connection is greeted.
+    pub(super) fn greeting(&self) -> Greeting {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Greets from now on with what was read anew; connections that there are go on. What cannot be used changes nothing.
+    pub fn renew<E: Error>(&self, read: Result<Self, E>) {
+        match read {
+            Ok(new) => {
+                *self.0.write().unwrap_or_else(PoisonError::into_inner) = new.greeting();
+                tracing::info!("the server's certificates were read again");
+            }
+            Err(error) => tracing::error!(
+                error = super::chain(&error),
+                "the server's certificates cannot be read again; those that were read before are still shown"
+            ),
+        }
     }
 }
 
