@@ -26,6 +26,7 @@ mod power;
 mod restarts;
 mod ssh;
 mod three_hosts;
+mod tls;
 mod tour;
 mod tunnel;
 mod world;

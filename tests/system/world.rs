@@ -90,7 +90,7 @@ impl World {
         let token = |role: &str, name: &str| make_token(&programs, &files, role, name);
         let enrolment = token("lender", "alice");
         let borrower_token = fs::read_to_string(token("borrower", "bob")).unwrap();
-        let registry = start_registry(&programs, &files);
+        let registry = start_registry(&programs, &files, &[]);
         let recipe = Recipe { programs: Some(programs.clone()), ..Recipe::default() };
         let system = prepare(&recipe, &|step| eprintln!("lab: {step}")).unwrap();
         let options = HostOptions {
@@ -122,8 +122,12 @@ impl World {
     pub(crate) fn another_host(&self, name: &str, options: HostOptions) -> AnotherHost {
         let registry = options.agent.then(|| self.registry.clone());
         let enrolment_token_file = options.agent.then(|| self.directory.join("alice.token"));
-        let options = HostOptions { registry, enrolment_token_file, ..options };
-        AnotherHost(self.lab.up(name, &options, &self.system).unwrap())
+        self.lone_host(name, &HostOptions { registry, enrolment_token_file, ..options })
+    }
+
+    /// A host of one test's own, just as it is asked for; it is gone with what is answered.
+    pub(crate) fn lone_host(&self, name: &str, options: &HostOptions) -> AnotherHost {
+        AnotherHost(self.lab.up(name, options, &self.system).unwrap())
     }
 
     /// A file with a new token of another borrower or lender.
@@ -443,7 +447,8 @@ pub(crate) fn output(mut command: Command) -> Output {
     command.output().expect("the program is there")
 }
 
-fn make_token(programs: &Path, files: &Path, role: &str, name: &str) -> PathBuf {
+/// A file with a new token of a registry whose database is among these files.
+pub(crate) fn make_token(programs: &Path, files: &Path, role: &str, name: &str) -> PathBuf {
     let output = Command::new(programs.join("sublet-registry"))
         .arg("--database")
         .arg(files.join("registry.db"))
@@ -456,8 +461,8 @@ fn make_token(programs: &Path, files: &Path, role: &str, name: &str) -> PathBuf 
     file
 }
 
-/// Starts the registry, which ends with these tests, and waits until it says where it listens.
-fn start_registry(programs: &Path, files: &Path) -> String {
+/// Starts a registry, which ends with these tests, and waits until it says where it listens.
+pub(crate) fn start_registry(programs: &Path, files: &Path, options: &[&str]) -> String {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL"])
@@ -465,6 +470,7 @@ fn start_registry(programs: &Path, files: &Path) -> String {
         .arg("--database")
         .arg(files.join("registry.db"))
         .args(["serve", "--listen", "127.0.0.1:0", "--beat-every-ms", "2000"])
+        .args(options)
         .stderr(Stdio::piped());
     let (said, heard) = mpsc::channel();
     let log = files.join("registry.log");

@@ -35,6 +35,16 @@ struct RegistryConfig {
     url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     enrolment_token_file: Option<&'static str>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    tls: Option<RegistryTls>,
+}
+
+/// Whom to take for the registry, and what to show it.
+#[derive(Debug, Serialize)]
+struct RegistryTls {
+    ca_file: &'static str,
+    client_cert: &'static str,
+    client_key: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,17 +81,22 @@ pub(crate) struct Registry<'a> {
 
 impl AgentConfig {
     /// `forwarded_port` is the port on this machine's loopback at which borrowers reach the agent.
-    pub(crate) fn new(forwarded_port: u16, registry: Option<Registry<'_>>) -> Result<Self, RegistryUrlError> {
+    pub(crate) fn new(
+        forwarded_port: u16,
+        registry: Option<Registry<'_>>,
+        speaks_tls: bool,
+    ) -> Result<Self, RegistryUrlError> {
+        let scheme = if speaks_tls { "https" } else { "http" };
         Ok(Self {
             listen: format!("0.0.0.0:{}", inside::AGENT_PORT),
-            advertise: format!("http://127.0.0.1:{forwarded_port}"),
+            advertise: format!("{scheme}://127.0.0.1:{forwarded_port}"),
             // The way to a lab host is QEMU's, within this machine.
-            insecure_http: true,
+            insecure_http: !speaks_tls,
             state_directory: inside::STATE_DIRECTORY,
             image_directory: inside::IMAGE_DIRECTORY,
             vmm: inside::VMM,
             owner_token_file: inside::OWNER_TOKEN,
-            registry: registry.map(RegistryConfig::new).transpose()?,
+            registry: registry.map(|registry| RegistryConfig::new(registry, speaks_tls)).transpose()?,
             guests: Guests { silent_after_seconds: 15, call_within_seconds: 60 },
             reserve: Reserve { cpus: 1, memory_mib: 512, disk_mib: 512 },
             prices: Prices {
@@ -95,8 +110,14 @@ impl AgentConfig {
 }
 
 impl RegistryConfig {
-    fn new(registry: Registry<'_>) -> Result<Self, RegistryUrlError> {
+    fn new(registry: Registry<'_>, speaks_tls: bool) -> Result<Self, RegistryUrlError> {
+        let tls = RegistryTls {
+            ca_file: inside::REGISTRY_AUTHORITY,
+            client_cert: inside::HOST_CERTIFICATE,
+            client_key: inside::HOST_KEY,
+        };
         Ok(Self {
+            tls: speaks_tls.then_some(tls),
             url: seen_from_inside(registry.url)?,
             enrolment_token_file: registry.enrolment.then_some(inside::ENROLMENT_TOKEN),
         })
@@ -152,11 +173,21 @@ mod tests {
 
     #[test]
     fn a_registry_is_only_in_the_configuration_of_a_host_that_has_one() {
-        let without = toml::to_string(&AgentConfig::new(20_000, None).unwrap()).unwrap();
+        let without = toml::to_string(&AgentConfig::new(20_000, None, false).unwrap()).unwrap();
         assert!(!without.contains("registry"), "{without}");
         let registry = Registry { url: "http://127.0.0.1:7070", enrolment: true };
-        let with = toml::to_string(&AgentConfig::new(20_000, Some(registry)).unwrap()).unwrap();
+        let with = toml::to_string(&AgentConfig::new(20_000, Some(registry), false).unwrap()).unwrap();
         assert!(with.contains("[registry]\nurl = \"http://10.0.2.2:7070\"\n"), "{with}");
         assert!(with.contains("advertise = \"http://127.0.0.1:20000\"\n"), "{with}");
+        assert!(with.contains("insecure_http = true\n") && !with.contains("ca_file"), "{with}");
+    }
+
+    #[test]
+    fn a_host_that_speaks_tls_is_advertised_so_and_knows_its_registrys_authority() {
+        let registry = Registry { url: "https://127.0.0.1:7070", enrolment: true };
+        let config = toml::to_string(&AgentConfig::new(20_000, Some(registry), true).unwrap()).unwrap();
+        assert!(config.contains("advertise = \"https://127.0.0.1:20000\"\n"), "{config}");
+        assert!(config.contains("insecure_http = false\n"), "{config}");
+        assert!(config.contains("ca_file = \"/etc/sublet/registry-ca.crt\"\n"), "{config}");
     }
 }

@@ -216,6 +216,7 @@ impl Up {
             agent: self.build.has_agent(),
             registry: self.registry.clone(),
             enrolment_token_file: self.enrolment_token_file.clone(),
+            tls: None,
         }
     }
 

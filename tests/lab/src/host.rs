@@ -34,6 +34,19 @@ pub struct HostOptions {
     pub registry: Option<String>,
     /// File with the token with which it enrols there.
     pub enrolment_token_file: Option<PathBuf>,
+    /// None: its agent speaks plain HTTP, as all of its network is within this machine.
+    #[serde(default)]
+    pub tls: Option<HostTls>,
+}
+
+/// With what an agent speaks TLS with its registry (files in PEM, on this machine); to others it has a key of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostTls {
+    /// Whose word is taken for who the registry is.
+    pub registry_authority: PathBuf,
+    /// What the host shows there, and its key.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Default for HostOptions {
@@ -46,6 +59,7 @@ impl Default for HostOptions {
             agent: true,
             registry: None,
             enrolment_token_file: None,
+            tls: None,
         }
     }
 }
@@ -109,7 +123,12 @@ impl Host {
 
     /// Base URL of its agent's API, from this machine.
     pub fn address(&self) -> String {
-        format!("http://127.0.0.1:{}", self.record.agent_port)
+        let scheme = if self.speaks_tls() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.record.agent_port)
+    }
+
+    fn speaks_tls(&self) -> bool {
+        self.record.options.tls.is_some()
     }
 
     /// File with the token of this lab's lender, which its agents know as their owner.

@@ -16,6 +16,10 @@ pub const HOST_PROGRAM: &str = "/usr/lib/sublet/sublet-lab-host";
 pub const VMM: &str = "/usr/lib/sublet/sublet-vmm";
 pub const OWNER_TOKEN: &str = "/etc/sublet/owner.token";
 pub const ENROLMENT_TOKEN: &str = "/etc/sublet/enrolment.token";
+/// Where a host that speaks TLS finds whom to take for its registry, and what it shows there.
+pub const REGISTRY_AUTHORITY: &str = "/etc/sublet/registry-ca.crt";
+pub const HOST_CERTIFICATE: &str = "/etc/sublet/host.crt";
+pub const HOST_KEY: &str = "/etc/sublet/host.key";
 /// What a host's console says last while it comes up.
 pub const UP_MARKER: &str = "lab: up after";
 /// Name of the virtio port through which the agent's log leaves the host.

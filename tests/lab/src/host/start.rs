@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::{AgentAction, Host, log};
+use super::{AgentAction, Host, HostTls, log};
 use crate::agent_config::{AgentConfig, Registry, RegistryUrlError};
 use crate::exec::client::Connection;
 use crate::exec::handshake::SecretError;
@@ -27,6 +27,9 @@ const AGENT_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// What `agent status` ends with where there is none (LSB, init script actions).
 const AGENT_NOT_RUNNING: Outcome = Outcome::Exited(3);
+
+/// How a record begins that is an alert (RFC 8446, 5.1).
+const TLS_ALERT: [u8; 3] = [21, 3, 3];
 
 /// How often a host is started that falls to a fault of its emulator as it comes up, or only goes on and on.
 const ATTEMPTS: u32 = 4;
@@ -121,6 +124,10 @@ impl Host {
         if enrolment.exists() {
             settings.push(("enrolment.token", enrolment));
         }
+        if let Some(HostTls { registry_authority, certificate, key }) = options.tls.clone() {
+            settings.push(("registry-ca.crt", registry_authority));
+            settings.extend([("host.crt", certificate), ("host.key", key)]);
+        }
         Ok(settings)
     }
 
@@ -130,7 +137,8 @@ impl Host {
             .registry
             .as_deref()
             .map(|url| Registry { url, enrolment: options.enrolment_token_file.is_some() });
-        let config = AgentConfig::new(self.record.agent_port, registry).map_err(HostStartError::Registry)?;
+        let config = AgentConfig::new(self.record.agent_port, registry, self.speaks_tls());
+        let config = config.map_err(HostStartError::Registry)?;
         toml::to_string(&config).map_err(|error| {
             HostStartError::Write(self.directory.join("agent.toml"), io::Error::other(error))
         })
@@ -198,7 +206,7 @@ impl Host {
         }
     }
 
-    /// Waits until the agent answers `GET /healthz` with 200; gives up at once where it has ended.
+    /// Waits until the agent answers `GET /healthz` with 200, or over TLS at all; gives up at once where it has ended.
     pub fn wait_for_agent(&self) -> Result<(), HostStartError> {
         let mut look_again = Instant::now() + LOOK_INTERVAL;
         let found = wait::until(AGENT_LIMIT, || {
@@ -228,6 +236,12 @@ impl Host {
         let mut stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_read_timeout(Some(limit))?;
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+        if self.speaks_tls() {
+            // What is not TLS is answered with an alert.
+            let mut record = [0; TLS_ALERT.len()];
+            stream.read_exact(&mut record)?;
+            return Ok(record == TLS_ALERT);
+        }
         let mut status_line = [0; 12];
         stream.read_exact(&mut status_line)?;
         Ok(status_line.ends_with(b" 200"))
