@@ -4,7 +4,10 @@ use std::{sync::atomic::Ordering, time::Instant};
 
 use prometheus::{Counter, Encoder as _, IntCounter, IntGauge, IntGaugeVec, Opts, TextEncoder};
 
-use super::{Registry, resource_db::Metered};
+use super::{
+    Registry,
+    resource_db::{LedgerSum, Metered},
+};
 use crate::api::{http::RequestMetrics, problem::Problem};
 
 #[derive(Clone)]
@@ -22,6 +25,8 @@ pub(super) struct Metrics {
     partitions: IntGaugeVec,
     hosts_heard: IntGauge,
     event_readers: IntGauge,
+    ledger: IntGaugeVec,
+    held: IntGaugeVec,
 }
 
 impl Metrics {
@@ -49,6 +54,17 @@ impl Metrics {
             partitions: IntGaugeVec::new(Opts::new("sublet_partitions", "Partitions by state"), &["state"])?,
             hosts_heard: IntGauge::new("sublet_hosts_heard", "Hosts that were heard of lately")?,
             event_readers: IntGauge::new("sublet_event_readers", "Streams of events that are open")?,
+            ledger: IntGaugeVec::new(
+                Opts::new(
+                    "sublet_ledger_micros",
+                    "What all entries of the ledger add up to; all sides of a currency together are nothing",
+                ),
+                &["currency", "side"],
+            )?,
+            held: IntGaugeVec::new(
+                Opts::new("sublet_ledger_held_micros", "What all leases that run could cost at most"),
+                &["currency"],
+            )?,
             registry,
         };
         metrics.register()?;
@@ -67,7 +83,10 @@ impl Metrics {
             self.registry.register(Box::new(gauge.clone()))?;
         }
         self.registry.register(Box::new(self.committing_seconds.clone()))?;
-        self.registry.register(Box::new(self.partitions.clone()))
+        for gauges in [&self.partitions, &self.ledger, &self.held] {
+            self.registry.register(Box::new(gauges.clone()))?;
+        }
+        Ok(())
     }
 
     /// Takes over what the database has counted by itself.
@@ -77,6 +96,21 @@ impl Metrics {
         let spent = metered.committing.as_secs_f64() - self.committing_seconds.get();
         self.committing_seconds.inc_by(spent.max(0.0));
         self.transactions_waiting.set(gauge(metered.waiting));
+    }
+
+    /// What the ledger holds.
+    fn ledger(&self, sum: &LedgerSum) {
+        let (currency, legs) = (sum.currency.to_string(), sum.legs);
+        let sides = [
+            ("borrowers", legs.borrower),
+            ("lenders", legs.lender),
+            ("fees", legs.fees),
+            ("outside", legs.outside),
+        ];
+        for (side, micros) in sides {
+            self.ledger.with_label_values(&[currency.as_str(), side]).set(micros.0);
+        }
+        self.held.with_label_values(&[currency.as_str()]).set(sum.held.0);
     }
 }
 
@@ -94,6 +128,7 @@ impl Registry {
         // A live lease has a partition of its own (law 1), and a lent partition a live lease.
         metrics.partitions.with_label_values(&["lent"]).set(active);
         metrics.partitions.with_label_values(&["free"]).set(gauge(self.market.free_count()));
+        self.db.ledger_sums().await?.iter().for_each(|sum| metrics.ledger(sum));
         metrics.event_readers.set(gauge(self.event_readers.load(Ordering::Relaxed)));
         metrics.hosts_heard.set(gauge(self.market.hosts().at(Instant::now()).count()));
         let mut text = Vec::new();

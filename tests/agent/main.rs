@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod carving;
+mod metrics;
 mod openapi;
 mod registry;
 mod request_ids;

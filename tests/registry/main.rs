@@ -18,6 +18,7 @@ mod lending;
 mod lists;
 mod malformed;
 mod market;
+mod metrics;
 mod money;
 mod openapi;
 mod privacy;

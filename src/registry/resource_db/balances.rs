@@ -1,5 +1,7 @@
 //! How accounts stand: what their entries have added up to, and what running leases hold of a borrower's credit.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -10,6 +12,7 @@ use crate::{
     api::registry::{Account, AccountBalance},
     domain::{
         id::BorrowerId,
+        ledger::entry::Legs,
         money::{Currency, Micros},
     },
 };
@@ -72,6 +75,50 @@ impl ResourceDb {
                 let (currency, balance, held) = (row.take_word()?, row.take()?, row.take()?);
                 Ok(AccountBalance { currency, balance, held, limit: row.take()? })
             })
+        })
+        .await
+    }
+}
+
+/// What the ledger holds in one currency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerSum {
+    pub currency: Currency,
+    /// What all entries have added to all accounts of each kind: together nothing (law 7).
+    pub legs: Legs,
+    /// What all leases that run could cost at most.
+    pub held: Micros,
+}
+
+impl ResourceDb {
+    /// What the ledger holds, currency by currency. It is told from how accounts stand, not from each entry that there ever
+    /// was: what is nobody's is the registry's.
+    pub async fn ledger_sums(&self) -> Result<Vec<LedgerSum>, StoreError> {
+        self.read(|sql| {
+            let mut sums: BTreeMap<Currency, (Legs, Micros)> = BTreeMap::new();
+            let accounts = "SELECT b.currency, a.kind, CAST(sum(b.balance_micros) AS BIGINT), \
+                            CAST(sum(b.held_micros) AS BIGINT) FROM balances b JOIN accounts a ON a.id = b.account \
+                            GROUP BY b.currency, a.kind";
+            sql.query(accounts, &[], &mut |mut row| {
+                let (legs, held) = sums.entry(row.take_word()?).or_default();
+                let leg = if row.take::<String>()? == "lender" { &mut legs.lender } else { &mut legs.borrower };
+                *leg = row.take()?;
+                held.0 += row.take::<Micros>()?.0;
+                Ok(())
+            })?;
+            // These alone have a leg outside, and they have an index.
+            let outside = "SELECT currency, CAST(sum(outside_micros) AS BIGINT) FROM entries \
+                           WHERE kind IN ('deposit', 'payout') AND reference IS NOT NULL GROUP BY currency";
+            sql.query(outside, &[], &mut |mut row| {
+                let (currency, outside) = (row.take_word()?, row.take()?);
+                sums.entry(currency).or_default().0.outside = outside;
+                Ok(())
+            })?;
+            let sums = sums.into_iter().map(|(currency, (legs, held))| {
+                let fees = Micros(-(legs.borrower.0 + legs.lender.0 + legs.outside.0));
+                LedgerSum { currency, legs: Legs { fees, ..legs }, held }
+            });
+            Ok(sums.collect())
         })
         .await
     }

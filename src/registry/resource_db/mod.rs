@@ -70,7 +70,7 @@ use sqlite::Sqlite;
 use work::Work;
 
 pub use accounts::{AccountKind, Principal, TokenDigest};
-pub use balances::{AccountError, CreditExceeded, HoldError};
+pub use balances::{AccountError, CreditExceeded, HoldError, LedgerSum};
 pub use courses::{EndError, MoveEndError, Overdue};
 pub use entries::BookError;
 pub use export::ExportError;

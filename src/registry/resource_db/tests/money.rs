@@ -331,6 +331,22 @@ async fn a_payout_brings_the_lenders_balance_to_nothing_and_the_same_payment_is_
 }
 
 #[tokio::test]
+async fn the_ledger_adds_up_to_what_all_its_entries_are_and_to_nothing() {
+    let market = market().await;
+    market.db.deposit("bob".to_owned(), euros(5_000_000), "in".to_owned()).await.unwrap();
+    let lease = market.borrow().await;
+    market.clock.advance(HOUR);
+    market.give_back(&lease).await;
+    market.cleaned(&lease).await;
+    market.db.payout("lena".to_owned(), "out".to_owned()).await.unwrap();
+    market.borrow().await;
+    let [borrower, lender, fees, outside] = [4_000_000, 0, 100_000, -4_100_000].map(Micros);
+    let legs = Legs { borrower, lender, fees, outside };
+    let expected = LedgerSum { currency: eur(), legs, held: Micros(2_000_000) };
+    assert_eq!(market.db.ledger_sums().await.unwrap(), [expected]);
+}
+
+#[tokio::test]
 async fn a_deposit_is_booked_once_and_its_reference_stands_for_no_other() {
     let market = market().await;
     let deposit = async |micros| market.db.deposit("bob".to_owned(), euros(micros), "t1".to_owned()).await;
