@@ -56,8 +56,8 @@ trap '[ "$keep" = yes ] || stop' EXIT
 
 say "The registry"
 database=$state/registry.db
-sublet-registry --database "$database" token lender --name alice > "$state/enrolment.token"
-sublet-registry --database "$database" token borrower --name bob > "$state/borrower.token"
+sublet-registry --database "$database" token make lender --name alice > "$state/enrolment.token"
+sublet-registry --database "$database" token make borrower --name bob > "$state/borrower.token"
 sublet-registry --database "$database" serve --listen "127.0.0.1:$port" \
     < /dev/null > "$state/registry.log" 2>&1 &
 echo $! > "$state/registry.pid"

@@ -45,23 +45,11 @@ struct Arguments {
 enum Command {
     /// Serve the HTTP API until SIGTERM
     Serve(Serve),
-    /// Make a token and print it; this is the only time it is shown. Works while the registry serves
+    /// By which lenders, borrowers and administrators are known; works while the registry serves
     Token {
-        whose: Whose,
-        /// Whose token it is; the account is made where there is none
-        #[arg(long)]
-        name: String,
-        /// What it is good for: full, read (to look), or enrol (a lender's, to enrol hosts)
-        #[arg(long, default_value_t = Scope::Full)]
-        scope: Scope,
-        /// It is good for so many days; else until it is revoked
-        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
-        valid_days: Option<u32>,
+        #[command(subcommand)]
+        command: TokenCommand,
     },
-    /// List all tokens, without what is secret in them
-    Tokens,
-    /// Make a token good for nothing
-    RevokeToken { id: Uuid },
     /// Refuse an account's tokens, and those of its hosts; leases that run go on
     Block {
         whose: AccountOf,
@@ -159,6 +147,27 @@ struct Serve {
 }
 
 #[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it; this is the only time it is shown
+    Make {
+        whose: Whose,
+        /// Whose token it is; the account is made where there is none
+        #[arg(long)]
+        name: String,
+        /// What it is good for: full, read (to look), or enrol (a lender's, to enrol hosts)
+        #[arg(long, default_value_t = Scope::Full)]
+        scope: Scope,
+        /// It is good for so many days; else until it is revoked
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
+        valid_days: Option<u32>,
+    },
+    /// List all there are, without what is secret in them
+    List,
+    /// Make a token good for nothing
+    Revoke { id: Uuid },
+}
+
+#[derive(Debug, Subcommand)]
 enum SigningKeyCommand {
     /// Have another key take over; the one before is trusted until no lease is left that it signed for
     Rotate {
@@ -232,15 +241,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             Ok(registry::set_credit_limit(database, borrower, currency, limit).await?)
         }
         Command::Export { file } => Ok(registry::export(database, &file).await?),
-        Command::Token { whose, name, scope, valid_days } => {
-            let expires_at =
-                valid_days.map(|days| Timestamp::now() + SignedDuration::from_hours(24 * i64::from(days)));
-            let operator = Operator::at(database).await?;
-            let token = operator.make_token(whose.into(), name, scope, expires_at).await?;
-            Ok(writeln!(io::stdout(), "{}", token.reveal())?)
-        }
-        Command::Tokens => list_tokens(&Operator::at(database).await?).await,
-        Command::RevokeToken { id } => Ok(Operator::at(database).await?.revoke_token(id).await?),
+        Command::Token { command } => token(&Operator::at(database).await?, command).await,
         Command::Block { whose, name } => {
             Ok(Operator::at(database).await?.block(whose.into(), name, true).await?)
         }
@@ -260,6 +261,19 @@ fn print(entries: &[Entry]) -> Result<(), Box<dyn Error>> {
         writeln!(io::stdout(), "{}", serde_json::to_string(entry)?)?;
     }
     Ok(())
+}
+
+async fn token(operator: &Operator, command: TokenCommand) -> Result<(), Box<dyn Error>> {
+    match command {
+        TokenCommand::Make { whose, name, scope, valid_days } => {
+            let expires_at =
+                valid_days.map(|days| Timestamp::now() + SignedDuration::from_hours(24 * i64::from(days)));
+            let token = operator.make_token(whose.into(), name, scope, expires_at).await?;
+            Ok(writeln!(io::stdout(), "{}", token.reveal())?)
+        }
+        TokenCommand::List => list_tokens(operator).await,
+        TokenCommand::Revoke { id } => Ok(operator.revoke_token(id).await?),
+    }
 }
 
 async fn list_tokens(operator: &Operator) -> Result<(), Box<dyn Error>> {

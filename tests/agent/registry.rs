@@ -35,7 +35,8 @@ fn program(directory: &Path) -> Command {
 impl Registry {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let made = program(directory.path()).args(["token", "lender", "--name", "alice"]).output().unwrap();
+        let made =
+            program(directory.path()).args(["token", "make", "lender", "--name", "alice"]).output().unwrap();
         assert!(made.status.success(), "{made:?}");
         fs::write(directory.path().join("enrolment.token"), made.stdout).unwrap();
         let serve = ["serve", "--listen", "127.0.0.1:0"];

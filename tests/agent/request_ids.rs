@@ -23,7 +23,8 @@ struct Registry {
 impl Registry {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let token = command(directory.path(), &["token", "borrower", "--name", "bob"]).output().unwrap();
+        let token =
+            command(directory.path(), &["token", "make", "borrower", "--name", "bob"]).output().unwrap();
         assert!(token.status.success(), "{token:?}");
         fs::write(directory.path().join("token"), token.stdout).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();

@@ -64,7 +64,7 @@ ask() {
         "$@")
 }
 
-token() { "$SUBLET_PROGRAMS/sublet-registry" --database "$work/registry.db" token "$1" --name "$1"; }
+token() { "$SUBLET_PROGRAMS/sublet-registry" --database "$work/registry.db" token make "$1" --name "$1"; }
 
 echo "== the registry"
 lender=$(token lender) borrower=$(token borrower)

@@ -77,7 +77,7 @@ impl Database {
     }
 
     pub(crate) fn token(&self, whose: &str, name: &str) -> Secret {
-        let output = self.run(&["token", whose, "--name", name]);
+        let output = self.run(&["token", "make", whose, "--name", name]);
         assert!(output.status.success(), "{output:?}");
         Secret::new(String::from_utf8(output.stdout).unwrap().trim())
     }

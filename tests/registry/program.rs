@@ -31,7 +31,7 @@ async fn sigterm_ends_it_with_success_though_a_host_is_waiting() {
 #[test]
 fn a_token_is_one_line_on_standard_output_and_another_each_time() {
     let database = Database::in_a_file();
-    let output = database.run(&["token", "borrower", "--name", "bob"]);
+    let output = database.run(&["token", "make", "borrower", "--name", "bob"]);
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
     assert_ne!(database.token("borrower", "bob"), database.token("borrower", "bob"));
     let mode = database.path().metadata().unwrap().permissions().mode();
@@ -40,7 +40,7 @@ fn a_token_is_one_line_on_standard_output_and_another_each_time() {
 
 #[test]
 fn a_name_that_is_none_is_refused() {
-    let output = Database::new().run(&["token", "lender", "--name", "no name"]);
+    let output = Database::new().run(&["token", "make", "lender", "--name", "no name"]);
     assert!(stderr_of_failure(&output).contains("\"no name\""));
 }
 
@@ -62,7 +62,7 @@ fn a_database_that_others_can_read_is_refused() {
     let database = Database::in_a_file();
     database.token("lender", "alice");
     std::fs::set_permissions(database.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
-    let output = database.run(&["token", "lender", "--name", "alice"]);
+    let output = database.run(&["token", "make", "lender", "--name", "alice"]);
     assert!(stderr_of_failure(&output).contains("chmod 600"));
 }
 

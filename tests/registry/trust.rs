@@ -21,7 +21,7 @@ use crate::{
 };
 
 fn made(database: &Database, arguments: &[&str]) -> Secret {
-    let output = database.run(&[&["token"], arguments].concat());
+    let output = database.run(&[&["token", "make"], arguments].concat());
     assert!(output.status.success(), "{output:?}");
     Secret::new(String::from_utf8(output.stdout).unwrap().trim())
 }
@@ -245,10 +245,10 @@ async fn the_operator_lists_and_revokes_tokens_and_no_secret_is_shown() {
     let database = server.database();
     let token = database.token("borrower", "bob");
     let bob = server.client(token.clone());
-    let listed = succeeds(&database, &["tokens"]);
+    let listed = succeeds(&database, &["token", "list"]);
     assert!(listed.contains("borrower bob") && !listed.contains(token.reveal()), "{listed}");
     let id = listed.split_whitespace().next().unwrap();
-    succeeds(&database, &["revoke-token", id]);
+    succeeds(&database, &["token", "revoke", id]);
     assert_refused(bob.leases().await, Code::Unauthorized);
-    assert!(!database.run(&["revoke-token", &Uuid::nil().to_string()]).status.success());
+    assert!(!database.run(&["token", "revoke", &Uuid::nil().to_string()]).status.success());
 }

@@ -58,7 +58,7 @@ fn install(host: &Host) {
 }
 
 fn token(host: &Host, whose: &str, name: &str) -> Secret {
-    let command = format!("cd {DIRECTORY}; ./sublet-registry token {whose} --name {name}");
+    let command = format!("cd {DIRECTORY}; ./sublet-registry token make {whose} --name {name}");
     Secret::new(run(host, &command).trim())
 }
 

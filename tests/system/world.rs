@@ -452,7 +452,7 @@ pub(crate) fn make_token(programs: &Path, files: &Path, role: &str, name: &str) 
     let output = Command::new(programs.join("sublet-registry"))
         .arg("--database")
         .arg(files.join("registry.db"))
-        .args(["token", role, "--name", name])
+        .args(["token", "make", role, "--name", name])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

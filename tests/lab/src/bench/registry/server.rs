@@ -57,7 +57,7 @@ impl Server {
     /// A token of an account of this name.
     pub(super) fn token(&self, whose: &str, name: &str) -> Result<String, RegistryBenchError> {
         let output = command(&self.program, &self.database)
-            .args(["token", whose, "--name", name])
+            .args(["token", "make", whose, "--name", name])
             .output()
             .map_err(RegistryBenchError::Run)?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
