@@ -3,6 +3,7 @@
 pub mod args;
 mod audit;
 mod bill;
+mod books;
 mod borrow;
 mod context;
 mod doctor;
@@ -65,6 +66,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Renew(renew) => borrow::renew(&context, &renew).await,
         Command::Recall { lease } => borrow::recall(&context, lease).await,
         Command::Bill(bill) => bill::bill(&context, &bill).await,
+        Command::Books { command } => books::books(&context, command).await,
         Command::Audit { file } => audit::audit(&context, &file),
     }
 }

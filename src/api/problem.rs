@@ -89,6 +89,7 @@ codes! {
     AlreadyLent 409 "Somebody else has borrowed the partition",
     HostSilent 409 "The host was not heard of lately",
     LeaseEnded 409 "The lease has ended",
+    LeaseNotSettled 409 "The lease is not settled yet",
     LeaseRecalled 409 "The lender wants the partition back",
     RecallNotAllowed 409 "The terms of the lease know no recall",
     CreditExceeded 402 "The borrower's credit does not cover that",

@@ -1,5 +1,6 @@
 //! The registry's wire types.
 
+mod books;
 mod events;
 mod hosts;
 mod leases;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
+pub use books::{Act, Acts, Booked, CreditLimit, MakeCredit, MakeDeposit, MakePayout, RecordedAct};
 pub use events::{Event, EventKind};
 pub use hosts::{KnownHost, KnownHosts};
 pub use leases::{LeaseQuery, Leases};

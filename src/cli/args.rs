@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod books;
 mod conditions;
 mod keys;
 mod values;
@@ -9,6 +10,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
+pub use books::BooksCommand;
 pub use conditions::ConditionArguments;
 pub use keys::{KeyChoice, KeyCommand, RestrictArguments, TokenCommand};
 pub use values::{Forward, LeaseDuration, Size, Variable};
@@ -146,6 +148,11 @@ pub enum Command {
     Recall { lease: LeaseId },
     /// Show what leases cost, or were paid for
     Bill(BillArguments),
+    /// As an administrator: take payments in and out, credit leases, bound credit, see who did it
+    Books {
+        #[command(subcommand)]
+        command: BooksCommand,
+    },
     /// Recompute a ledger that `sublet-registry export` wrote, and say what disagrees
     Audit { file: PathBuf },
 }

@@ -1,6 +1,7 @@
 //! The registry's endpoints.
 
 use reqwest::{Method, header::IF_MATCH};
+use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -12,9 +13,10 @@ use super::{
 use crate::{
     api::{
         registry::{
-            AskQuote, Balances, ChangeOffer, EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostContact,
-            HostEnrolled, KnownHost, KnownHosts, Lease, LeaseGranted, LeaseQuery, Leases, Ledger, MakeLease,
-            OfferPartition, Quote, RegisteredPartition, RenewLease, Search, SearchReply, Statement,
+            Acts, AskQuote, Balances, Booked, ChangeOffer, CreditLimit, EndLease, EnrolHost, Heartbeat,
+            HeartbeatReply, HostContact, HostEnrolled, KnownHost, KnownHosts, Lease, LeaseGranted,
+            LeaseQuery, Leases, Ledger, MakeCredit, MakeDeposit, MakeLease, MakePayout, OfferPartition,
+            Quote, RegisteredPartition, RenewLease, Search, SearchReply, Statement,
         },
         secret::Secret,
         token::{MakeToken, TokenMade, Tokens},
@@ -206,6 +208,38 @@ impl RegistryClient {
     pub async fn revoke_token(&self, token: Uuid) -> Result<(), ClientError> {
         let request = self.connection.request(Method::DELETE, &format!("/v1/tokens/{token}"));
         self.connection.call_for_nothing(request).await
+    }
+
+    /// As an administrator: a borrower has paid. The reference makes it one payment, however often it is asked for.
+    pub async fn deposit(&self, reference: &str, deposit: &MakeDeposit) -> Result<Booked, ClientError> {
+        self.book("/v1/deposits", reference, deposit).await
+    }
+
+    /// As an administrator: a lender was paid all that stands to its credit.
+    pub async fn payout(&self, reference: &str, payout: &MakePayout) -> Result<Booked, ClientError> {
+        self.book("/v1/payouts", reference, payout).await
+    }
+
+    /// As an administrator: a borrower gets back a part of what a lease cost.
+    pub async fn credit(&self, reference: &str, credit: &MakeCredit) -> Result<Booked, ClientError> {
+        self.book("/v1/credits", reference, credit).await
+    }
+
+    async fn book(&self, path: &str, reference: &str, what: &impl Serialize) -> Result<Booked, ClientError> {
+        let request = self.connection.request(Method::POST, path);
+        self.connection.call(request.header(IDEMPOTENCY_KEY, reference).json(what)).await
+    }
+
+    /// As an administrator: bounds a borrower's credit.
+    pub async fn set_credit_limit(&self, limit: &CreditLimit) -> Result<(), ClientError> {
+        let request = self.connection.request(Method::PUT, "/v1/credit-limits").json(limit);
+        self.connection.call_for_nothing(request).await
+    }
+
+    /// As an administrator: what was done with accounts; the part of it after `cursor`.
+    pub async fn acts(&self, cursor: Option<&str>) -> Result<Acts, ClientError> {
+        let asked = asked([("cursor", cursor.map(str::to_owned))]);
+        self.connection.get(&format!("/v1/acts{asked}")).await
     }
 
     pub async fn balances(&self) -> Result<Balances, ClientError> {

@@ -95,14 +95,17 @@ impl FromRequestParts<Arc<Registry>> for Anybody {
 
 /// Who runs the registry, by an administrator's token.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct OnlyAdministrator;
+pub(super) struct OnlyAdministrator {
+    pub(super) token: Uuid,
+}
 
 impl FromRequestParts<Arc<Registry>> for OnlyAdministrator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, registry: &Arc<Registry>) -> Result<Self, Problem> {
-        match Anybody::from_request_parts(parts, registry).await?.0 {
-            Principal::Administrator => Ok(Self),
+        let Shown { token, principal, .. } = Shown::from_request_parts(parts, registry).await?;
+        match principal {
+            Principal::Administrator => Ok(Self { token }),
             _ => Err(Problem::new(Code::Forbidden, "this is for an administrator's token")),
         }
     }

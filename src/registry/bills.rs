@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, HeaderName, header},
     response::{IntoResponse as _, Response},
 };
-use uuid::Uuid;
 
 use super::{
     Registry,

@@ -11,7 +11,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::resource_db::{AccountError, BookError, ExportError, Location, OpenError, ResourceDb};
+use super::resource_db::{AccountError, BookError, By, ExportError, Location, OpenError, ResourceDb};
 use crate::{
     clock::Clock,
     domain::{
@@ -48,13 +48,13 @@ pub async fn deposit(
     reference: String,
 ) -> Result<Entry, BooksError> {
     text("--reference", &reference)?;
-    Ok(open(database).await?.deposit(borrower, amount, reference).await?)
+    Ok(open(database).await?.deposit(By::Program, borrower, amount, reference).await?)
 }
 
 /// A lender is paid all that stands to its credit.
 pub async fn payout(database: Location, lender: String, reference: String) -> Result<Vec<Entry>, BooksError> {
     text("--reference", &reference)?;
-    Ok(open(database).await?.payout(lender, reference).await?)
+    Ok(open(database).await?.payout(By::Program, lender, reference).await?)
 }
 
 /// A borrower gets back a part of what a lease cost.
@@ -67,7 +67,7 @@ pub async fn credit(
 ) -> Result<Entry, BooksError> {
     text("--reason", &reason)?;
     text("--reference", &reference)?;
-    Ok(open(database).await?.credit(lease, amount, reason, reference).await?)
+    Ok(open(database).await?.credit(By::Program, lease, amount, reason, reference).await?)
 }
 
 /// Bounds what a borrower's running leases may cost beyond what it has paid in.
@@ -77,7 +77,7 @@ pub async fn set_credit_limit(
     currency: Currency,
     limit: Option<Micros>,
 ) -> Result<(), BooksError> {
-    Ok(open(database).await?.set_credit_limit(borrower, currency, limit).await?)
+    Ok(open(database).await?.set_credit_limit(By::Program, borrower, currency, limit).await?)
 }
 
 /// Writes the whole ledger into a new file that only its owner can read.
@@ -91,7 +91,8 @@ async fn open(database: Location) -> Result<ResourceDb, BooksError> {
     Ok(ResourceDb::open(database, Arc::new(Clock::system()), Box::new(|_| ())).await?)
 }
 
-fn text(what: &'static str, text: &str) -> Result<(), BooksError> {
+/// What people write into the ledger is a line, and no long one.
+pub(super) fn text(what: &'static str, text: &str) -> Result<(), BooksError> {
     let fits = (1..=TEXT_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
     if fits { Ok(()) } else { Err(BooksError::Text { what }) }
 }

@@ -13,7 +13,9 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, lists, terms, tokens};
+use super::{
+    Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, lists, payments, terms, tokens,
+};
 use crate::api::{
     http::{
         ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, on_hangup, plain_http_allowed, serve,
@@ -109,6 +111,11 @@ fn routes() -> OpenApiRouter<Arc<Registry>> {
         .routes(routes!(events::events))
         .routes(routes!(bills::balances))
         .routes(routes!(bills::statement))
+        .routes(routes!(payments::deposit))
+        .routes(routes!(payments::payout))
+        .routes(routes!(payments::credit))
+        .routes(routes!(payments::set_credit_limit))
+        .routes(routes!(payments::acts))
         .routes(routes!(openapi))
         .routes(routes!(metrics))
         .routes(routes!(healthz))

@@ -10,6 +10,7 @@ mod enroll;
 mod events;
 mod keys;
 mod lists;
+mod payments;
 mod terms;
 mod tokens;
 

@@ -67,11 +67,11 @@ ask() {
 token() { "$SUBLET_PROGRAMS/sublet-registry" --database "$work/registry.db" token make "$1" --name "$1"; }
 
 echo "== the registry"
-lender=$(token lender) borrower=$(token borrower)
+lender=$(token lender) borrower=$(token borrower) admin=$(token admin)
 start registry "$SUBLET_PROGRAMS/sublet-registry" --database "$work/registry.db" serve --listen 127.0.0.1:0
 # A stream of events does not end; tests/registry/events.rs reads it.
-for whose in lender borrower; do
-    ask "a $whose" "${!whose}" --exclude-path /v1/events
+for whose in lender borrower admin; do
+    ask "$whose" "${!whose}" --exclude-path /v1/events
 done
 host=$(curl -sS --fail-with-body -H @- --json '{"address": "http://192.0.2.1:7180"}' "$address/v1/hosts" \
     <<< "Authorization: Bearer $lender" | sed 's/.*"host_token":"\([^"]*\)".*/\1/')

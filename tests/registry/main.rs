@@ -8,6 +8,7 @@
 )]
 
 mod backup;
+mod books;
 mod contention;
 mod crashes;
 mod database;

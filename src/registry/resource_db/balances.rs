@@ -6,10 +6,11 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::{
-    ResourceDb, StoreError, accounts::AccountKind, entries::side, sql::Sql, value::values, work::Work,
+    ResourceDb, StoreError, accounts::AccountKind, acts::By, entries::side, sql::Sql, value::values,
+    work::Work,
 };
 use crate::{
-    api::registry::{Account, AccountBalance},
+    api::registry::{Account, AccountBalance, Act},
     domain::{
         id::BorrowerId,
         ledger::entry::Legs,
@@ -51,6 +52,7 @@ impl ResourceDb {
     /// Bounds what the borrower's running leases may cost beyond what it has paid in; none: no bound in this currency.
     pub async fn set_credit_limit(
         &self,
+        by: By,
         borrower: String,
         currency: Currency,
         limit: Option<Micros>,
@@ -60,7 +62,8 @@ impl ResourceDb {
             let upsert = "INSERT INTO balances (account, currency, limit_micros) VALUES ($1, $2, $3) \
                           ON CONFLICT (account, currency) DO UPDATE SET limit_micros = excluded.limit_micros";
             work.sql.execute(upsert, values![account, currency, limit])?;
-            Ok(())
+            let act = Act::CreditLimit { borrower: borrower.clone(), currency, limit };
+            Ok(work.note(by, Uuid::now_v7(), &act)?)
         })
         .await
     }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::{
     Page, ResourceDb, StoreError,
     accounts::AccountKind,
+    acts::By,
     balances::{AccountError, account_named},
     leases::{LeaseRow, find},
     sql::Sql,
@@ -13,7 +14,7 @@ use super::{
     work::Work,
 };
 use crate::{
-    api::registry::{Account, LeaseUse, LedgerEntry},
+    api::registry::{Account, Act, LeaseUse, LedgerEntry},
     domain::{
         id::{BorrowerId, EntryId, LeaseId, LenderId},
         lease::End,
@@ -57,6 +58,7 @@ impl ResourceDb {
     /// A borrower has paid; the same reference again is the same payment.
     pub async fn deposit(
         &self,
+        by: By,
         borrower: String,
         amount: Amount,
         reference: String,
@@ -64,13 +66,16 @@ impl ResourceDb {
         self.write(move |work| {
             let account = BorrowerId(account_named(work.sql, AccountKind::Borrower, &borrower)?);
             let occasion = Occasion::Deposit { borrower: account, reference: reference.clone() };
-            work.book_once(amount.currency, occasion, Legs::of_deposit(positive(amount)?))
+            let entry = work.book_once(amount.currency, occasion, Legs::of_deposit(positive(amount)?))?;
+            let (borrower, reference) = (borrower.clone(), reference.clone());
+            work.note(by, entry.id.0, &Act::Deposit { borrower, amount, reference })?;
+            Ok(entry)
         })
         .await
     }
 
     /// Pays a lender all that stands to its credit, currency by currency; the same reference again is the same payment.
-    pub async fn payout(&self, lender: String, reference: String) -> Result<Vec<Entry>, BookError> {
+    pub async fn payout(&self, by: By, lender: String, reference: String) -> Result<Vec<Entry>, BookError> {
         self.write(move |work| {
             let account = LenderId(account_named(work.sql, AccountKind::Lender, &lender)?);
             let occasion = Occasion::Payout { lender: account, reference: reference.clone() };
@@ -85,7 +90,11 @@ impl ResourceDb {
             // What was earned since it was paid is another payment's.
             let owed = owed.into_iter().filter(|_| paid.is_empty()).collect::<Vec<(Currency, Micros)>>();
             for (currency, balance) in owed {
-                paid.push(work.book_new(currency, occasion.clone(), Legs::of_payout(balance))?);
+                let entry = work.book_new(currency, occasion.clone(), Legs::of_payout(balance))?;
+                let (lender, reference) = (lender.clone(), reference.clone());
+                let amount = Amount { micros: balance, currency };
+                work.note(by, entry.id.0, &Act::Payout { lender, amount, reference })?;
+                paid.push(entry);
             }
             Ok(paid)
         })
@@ -95,6 +104,7 @@ impl ResourceDb {
     /// Gives a borrower back a part of what a lease cost; the same reference again is the same credit.
     pub async fn credit(
         &self,
+        by: By,
         lease: LeaseId,
         amount: Amount,
         reason: String,
@@ -118,7 +128,10 @@ impl ResourceDb {
             if work.booked(&occasion)?.is_empty() {
                 work.may_be_credited(&row, amount)?;
             }
-            work.book_once(currency, occasion, legs)
+            let entry = work.book_once(currency, occasion, legs)?;
+            let (reason, reference) = (reason.clone(), reference.clone());
+            work.note(by, entry.id.0, &Act::Credit { lease, amount, reason, reference })?;
+            Ok(entry)
         })
         .await
     }

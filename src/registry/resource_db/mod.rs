@@ -42,6 +42,7 @@ mod value;
 mod work;
 
 mod accounts;
+mod acts;
 mod balances;
 mod courses;
 mod entries;
@@ -70,6 +71,7 @@ use sqlite::Sqlite;
 use work::Work;
 
 pub use accounts::{AccountKind, Principal, TokenDigest};
+pub use acts::By;
 pub use balances::{AccountError, CreditExceeded, HoldError, LedgerSum};
 pub use courses::{EndError, MoveEndError, Overdue};
 pub use entries::BookError;

@@ -190,13 +190,19 @@ impl Market {
             }
             Step::Limit { micros } => {
                 let limit = micros.map(Micros);
-                self.db.set_credit_limit("bob".to_owned(), euros(0).currency, limit).await.unwrap();
+                self.db
+                    .set_credit_limit(By::Program, "bob".to_owned(), euros(0).currency, limit)
+                    .await
+                    .unwrap();
             }
             Step::Deposit { micros, reference } => {
-                let _ = self.db.deposit("bob".to_owned(), euros(micros), reference.to_string()).await;
+                let _ = self
+                    .db
+                    .deposit(By::Program, "bob".to_owned(), euros(micros), reference.to_string())
+                    .await;
             }
             Step::Payout { reference } => {
-                let _ = self.db.payout("lena".to_owned(), reference.to_string()).await;
+                let _ = self.db.payout(By::Program, "lena".to_owned(), reference.to_string()).await;
             }
             of_lease => self.step_of_lease(of_lease, history).await,
         }
@@ -235,7 +241,7 @@ impl Market {
             }
             Step::Credit { micros, reference, .. } => {
                 let reference = reference.to_string();
-                let _ = self.db.credit(lease, euros(micros), "slow".to_owned(), reference).await;
+                let _ = self.db.credit(By::Program, lease, euros(micros), "slow".to_owned(), reference).await;
             }
             _ => {}
         }

@@ -122,7 +122,7 @@ async fn a_lease_ends_when_its_budget_is_spent_and_costs_no_more() {
 #[tokio::test]
 async fn credit_covers_the_worst_case_of_all_running_leases_and_is_free_again_after_them() {
     let market = market().await;
-    market.db.set_credit_limit("bob".to_owned(), eur(), Some(Micros(2_000_000))).await.unwrap();
+    market.db.set_credit_limit(By::Program, "bob".to_owned(), eur(), Some(Micros(2_000_000))).await.unwrap();
     let lease = market.borrow().await;
     assert_eq!(market.borrowers().await.held, Micros(2_000_000));
     let other = PartitionId(Uuid::from_u128(21));
@@ -142,9 +142,9 @@ async fn credit_covers_the_worst_case_of_all_running_leases_and_is_free_again_af
 #[tokio::test]
 async fn a_deposit_makes_room_and_what_is_owed_takes_it() {
     let market = market().await;
-    market.db.set_credit_limit("bob".to_owned(), eur(), Some(Micros(0))).await.unwrap();
+    market.db.set_credit_limit(By::Program, "bob".to_owned(), eur(), Some(Micros(0))).await.unwrap();
     market.db.reserve(market.wish()).await.unwrap_err();
-    market.db.deposit("bob".to_owned(), euros(2_000_000), "t1".to_owned()).await.unwrap();
+    market.db.deposit(By::Program, "bob".to_owned(), euros(2_000_000), "t1".to_owned()).await.unwrap();
     let lease = market.borrow().await;
     market.clock.advance(2 * HOUR);
     market.give_back(&lease).await;
@@ -156,9 +156,13 @@ async fn a_deposit_makes_room_and_what_is_owed_takes_it() {
 #[tokio::test]
 async fn a_limit_in_one_currency_leaves_nothing_in_the_others() {
     let market = market().await;
-    market.db.set_credit_limit("bob".to_owned(), "USD".parse().unwrap(), Some(Micros(9))).await.unwrap();
+    market
+        .db
+        .set_credit_limit(By::Program, "bob".to_owned(), "USD".parse().unwrap(), Some(Micros(9)))
+        .await
+        .unwrap();
     assert!(matches!(market.db.reserve(market.wish()).await, Err(ReserveError::Hold(HoldError::Credit(_)))));
-    market.db.set_credit_limit("bob".to_owned(), "USD".parse().unwrap(), None).await.unwrap();
+    market.db.set_credit_limit(By::Program, "bob".to_owned(), "USD".parse().unwrap(), None).await.unwrap();
     market.borrow().await;
 }
 
@@ -194,7 +198,7 @@ async fn a_renewal_moves_the_end_at_the_host_and_what_is_held_with_it() {
 #[tokio::test]
 async fn a_renewal_beyond_the_borrowers_credit_is_refused_and_changes_nothing() {
     let market = market().await;
-    market.db.set_credit_limit("bob".to_owned(), eur(), Some(Micros(3_000_000))).await.unwrap();
+    market.db.set_credit_limit(By::Program, "bob".to_owned(), eur(), Some(Micros(3_000_000))).await.unwrap();
     let lease = market.borrow().await;
     let renew = RenewLease { duration_seconds: 14_400, budget: None };
     let error = market.db.renew_lease(lease.id, market.borrower, renew).await.unwrap_err();
@@ -320,8 +324,9 @@ async fn a_payout_brings_the_lenders_balance_to_nothing_and_the_same_payment_is_
     market.clock.advance(HOUR);
     market.give_back(&lease).await;
     assert_eq!(market.lenders().await.balance, Micros(900_000));
-    let payout =
-        async |reference: &str| market.db.payout("lena".to_owned(), reference.to_owned()).await.unwrap();
+    let payout = async |reference: &str| {
+        market.db.payout(By::Program, "lena".to_owned(), reference.to_owned()).await.unwrap()
+    };
     let paid = payout("t1").await;
     assert_eq!((paid.len(), paid[0].legs.outside), (1, Micros(900_000)));
     assert_eq!(market.lenders().await.balance, Micros(0));
@@ -333,12 +338,12 @@ async fn a_payout_brings_the_lenders_balance_to_nothing_and_the_same_payment_is_
 #[tokio::test]
 async fn the_ledger_adds_up_to_what_all_its_entries_are_and_to_nothing() {
     let market = market().await;
-    market.db.deposit("bob".to_owned(), euros(5_000_000), "in".to_owned()).await.unwrap();
+    market.db.deposit(By::Program, "bob".to_owned(), euros(5_000_000), "in".to_owned()).await.unwrap();
     let lease = market.borrow().await;
     market.clock.advance(HOUR);
     market.give_back(&lease).await;
     market.cleaned(&lease).await;
-    market.db.payout("lena".to_owned(), "out".to_owned()).await.unwrap();
+    market.db.payout(By::Program, "lena".to_owned(), "out".to_owned()).await.unwrap();
     market.borrow().await;
     let [borrower, lender, fees, outside] = [4_000_000, 0, 100_000, -4_100_000].map(Micros);
     let legs = Legs { borrower, lender, fees, outside };
@@ -349,13 +354,14 @@ async fn the_ledger_adds_up_to_what_all_its_entries_are_and_to_nothing() {
 #[tokio::test]
 async fn a_deposit_is_booked_once_and_its_reference_stands_for_no_other() {
     let market = market().await;
-    let deposit = async |micros| market.db.deposit("bob".to_owned(), euros(micros), "t1".to_owned()).await;
+    let deposit =
+        async |micros| market.db.deposit(By::Program, "bob".to_owned(), euros(micros), "t1".to_owned()).await;
     assert_eq!(deposit(5).await.unwrap(), deposit(5).await.unwrap());
     assert_eq!(market.borrowers().await.balance, Micros(5));
     assert!(matches!(deposit(6).await, Err(BookError::ReferenceUsed(_))));
-    let nobody = market.db.deposit("nobody".to_owned(), euros(5), "t2".to_owned()).await;
+    let nobody = market.db.deposit(By::Program, "nobody".to_owned(), euros(5), "t2".to_owned()).await;
     assert!(matches!(nobody, Err(BookError::Account(AccountError::NoSuchAccount { .. }))));
-    let nothing = market.db.deposit("bob".to_owned(), euros(0), "t3".to_owned()).await;
+    let nothing = market.db.deposit(By::Program, "bob".to_owned(), euros(0), "t3".to_owned()).await;
     assert!(matches!(nothing, Err(BookError::Nothing(_))));
 }
 
@@ -364,7 +370,7 @@ async fn a_credit_takes_back_from_lender_and_fees_and_never_more_than_the_lease_
     let market = market().await;
     let lease = market.borrow().await;
     let credit = async |micros, reference: &str| {
-        market.db.credit(lease.id, euros(micros), "slow".to_owned(), reference.to_owned()).await
+        market.db.credit(By::Program, lease.id, euros(micros), "slow".to_owned(), reference.to_owned()).await
     };
     assert!(matches!(credit(1, "r0").await, Err(BookError::NotSettled)));
     market.clock.advance(HOUR);
@@ -384,7 +390,7 @@ async fn a_months_statement_leads_from_one_balance_to_the_next() {
     let market = market().await;
     let month = |text: &str| text.parse::<Month>().unwrap();
     let bob = Account::Borrower(market.borrower);
-    market.db.deposit("bob".to_owned(), euros(5_000_000), "t1".to_owned()).await.unwrap();
+    market.db.deposit(By::Program, "bob".to_owned(), euros(5_000_000), "t1".to_owned()).await.unwrap();
     let mut opening = Micros(0);
     for (name, days) in [("2026-01", 31), ("2026-02", 28)] {
         let lease = market.borrow().await;
@@ -406,7 +412,7 @@ async fn a_months_statement_leads_from_one_balance_to_the_next() {
 async fn a_months_entries_are_read_page_by_page_oldest_first() {
     let market = market().await;
     for number in 0..5 {
-        market.db.deposit("bob".to_owned(), euros(1), format!("t{number}")).await.unwrap();
+        market.db.deposit(By::Program, "bob".to_owned(), euros(1), format!("t{number}")).await.unwrap();
     }
     let (bob, month) = (Account::Borrower(market.borrower), "2026-01".parse::<Month>().unwrap());
     let (mut read, mut before) = (Vec::new(), None);
