@@ -149,6 +149,55 @@ fn every_crate_of_sublet_forbids_unsafe_code() {
     }
 }
 
+/// Crates of ours and of others that are Linux's alone.
+const LINUX_ALONE: [&str; 9] = [
+    "inotify",
+    "io-uring",
+    "kvm-ioctls",
+    "linux-raw-sys",
+    "procfs",
+    "seccompiler",
+    "tokio-vsock",
+    "vhost",
+    "vsock",
+];
+
+/// Names of all crates that the command line is made of, for a target.
+fn crates_of_the_command_line(target: &str) -> Vec<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let options = ["--no-default-features", "--features", "cli", "--edges", "normal", "--prefix", "none"];
+    let mut tree = std::process::Command::new(cargo);
+    tree.current_dir(root())
+        .args(["tree", "--locked", "--package", "sublet", "--target", target])
+        .args(options);
+    let output = tree.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Any OS can be a borrower [0032]: what is for one alone is known by name. That it is compiled elsewhere is not shown here.
+#[test]
+fn the_command_line_needs_nothing_that_is_linuxs_alone_and_unix_in_three_files() {
+    for target in ["x86_64-apple-darwin", "x86_64-pc-windows-gnu"] {
+        let crates = crates_of_the_command_line(target);
+        assert!(crates.iter().any(|name| name == "reqwest"), "{crates:?}");
+        let linuxs = crates.iter().filter(|name| LINUX_ALONE.contains(&name.as_str()));
+        assert_eq!(linuxs.count(), 0, "{target}: {crates:?}");
+    }
+    let mut unix = Vec::new();
+    for path in ["cli", "client", "domain"].iter().flat_map(|name| room(name)) {
+        let source = fs::read_to_string(&path).unwrap();
+        assert!(
+            !["rustix::", " nix::", "libc::", "os::linux"].iter().any(|word| source.contains(word)),
+            "{path:?}"
+        );
+        unix.extend(source.contains("os::unix").then(|| path.file_name().unwrap().to_owned()));
+    }
+    unix.sort();
+    assert_eq!(unix, ["context.rs", "lease_store.rs", "ssh.rs"]);
+}
+
 #[test]
 fn rooms_are_read_out_of_use_trees() {
     let source = "use crate::{api::agent::{A, B}, domain::id};\nuse crate::client::C;";
