@@ -86,7 +86,7 @@ pub(super) async fn quote(
 /// Accepts the very terms that were shown; from now on the partition is the borrower's, and billed.
 #[utoipa::path(
     post, path = "/v1/leases", tag = "leases", request_body = MakeLease, security(("token" = [])),
-    params(("idempotency-key" = Option<String>, Header, description = "Asked again with it, the same lease is the answer")),
+    params(("idempotency-key" = Option<String>, Header, description = "Asked again with it, the answer is the same lease, or the same refusal")),
     responses(
         (status = 201, description = "The lease, and the key to its partition", body = LeaseGranted),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
@@ -195,25 +195,35 @@ impl Registry {
     }
 }
 
-impl From<ReserveError> for Problem {
-    fn from(error: ReserveError) -> Self {
-        let code = match error {
-            ReserveError::NoSuchPartition { .. } => Code::NotFound,
-            ReserveError::HostSilent(_) => Code::HostSilent,
-            ReserveError::IdempotencyKeyReused => Code::IdempotencyKeyReused,
-            ReserveError::BadWish(_) => Code::InvalidRequest,
-            ReserveError::Hold(error) => return error.into(),
-            ReserveError::Store(error) => return error.into(),
-            ReserveError::NotAllowed(ref refusal) => match refusal {
+impl ReserveError {
+    /// What the borrower is told; none: the fault is the registry's.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        let code = match self {
+            Self::NoSuchPartition { .. } => Code::NotFound,
+            Self::HostSilent(_) => Code::HostSilent,
+            Self::IdempotencyKeyReused => Code::IdempotencyKeyReused,
+            Self::RefusedBefore(problem) => return Some(Problem::clone(problem)),
+            Self::BadWish(_) => Code::InvalidRequest,
+            Self::Hold(HoldError::Credit(_)) => Code::CreditExceeded,
+            Self::NotAllowed(refusal) => match refusal {
                 RegistrationNotAllowed::Lent | RegistrationNotAllowed::AwaitingClean => Code::AlreadyLent,
                 RegistrationNotAllowed::Withdrawn => Code::NotFound,
                 RegistrationNotAllowed::OtherVersion { .. } => Code::TermsChanged,
-                RegistrationNotAllowed::NotLentBy(_) | RegistrationNotAllowed::StillLent(_) => {
-                    return Self::internal(&error);
-                }
+                RegistrationNotAllowed::NotLentBy(_) | RegistrationNotAllowed::StillLent(_) => return None,
             },
+            Self::Hold(HoldError::Store(_)) | Self::Store(_) => return None,
         };
-        Self::new(code, error.to_string())
+        Some(Problem::new(code, self.to_string()))
+    }
+}
+
+impl From<ReserveError> for Problem {
+    fn from(error: ReserveError) -> Self {
+        match (error.problem(), error) {
+            (Some(problem), _) => problem,
+            (None, ReserveError::Hold(HoldError::Store(error)) | ReserveError::Store(error)) => error.into(),
+            (None, error) => Self::internal(&error),
+        }
     }
 }
 

@@ -13,7 +13,10 @@ use super::{
     work::Work,
 };
 use crate::{
-    api::registry::{AskQuote, Lease, MakeLease, Quote},
+    api::{
+        problem::Problem,
+        registry::{AskQuote, Lease, MakeLease, Quote},
+    },
     domain::{
         id::{BorrowerId, HostId, LeaseId, PartitionId},
         lease::LeaseCourse,
@@ -62,6 +65,9 @@ pub enum ReserveError {
     NotAllowed(#[from] RegistrationNotAllowed),
     #[error("the idempotency key was used for another request")]
     IdempotencyKeyReused,
+    /// The same request was refused before.
+    #[error("{}", .0.detail)]
+    RefusedBefore(Box<Problem>),
     #[error(transparent)]
     BadWish(#[from] BadWish),
     #[error(transparent)]
@@ -91,11 +97,21 @@ impl ResourceDb {
     /// F8: the borrower accepts the terms it was shown; then the partition is its, and billing starts. Of all
     /// who try at the same time one succeeds (law 1).
     pub async fn reserve(&self, reserve: Reserve) -> Result<Reserved, ReserveError> {
-        self.write(move |work| match work.granted_before(&reserve)? {
-            Some(row) => Ok(Reserved::Before(row.view())),
-            None => work.reserve(&reserve).map(|row| Reserved::Now(row.view())),
+        self.write(move |work| {
+            if let Some(row) = work.granted_before(&reserve)? {
+                return Ok(Ok(Reserved::Before(row.view())));
+            }
+            let refused = match work.reserve(&reserve) {
+                Ok(row) => return Ok(Ok(Reserved::Now(row.view()))),
+                Err(refused) => refused,
+            };
+            // Nothing was changed by then.
+            match refused.problem() {
+                Some(problem) => work.remember_refusal(&reserve, &problem).map(|()| Err(refused)),
+                None => Err(refused),
+            }
         })
-        .await
+        .await?
     }
 }
 
@@ -129,15 +145,23 @@ impl Conditions {
     }
 }
 
-/// What was asked for under this key, and the lease that it came to.
-fn lease_request(
+/// A request under an idempotency key, and what it came to.
+struct EarlierRequest {
+    digest: [u8; 32],
+    lease: Option<LeaseId>,
+    refusal: Option<String>,
+}
+
+fn earlier_request(
     sql: &mut dyn Sql,
     borrower: BorrowerId,
     key: &str,
-) -> Result<Option<([u8; 32], LeaseId)>, StoreError> {
-    let select =
-        "SELECT request_digest, lease FROM lease_requests WHERE borrower = $1 AND idempotency_key = $2";
-    sql.first(select, values![borrower, key], |mut row| Ok((row.take()?, row.take()?)))
+) -> Result<Option<EarlierRequest>, StoreError> {
+    let select = "SELECT request_digest, lease, refusal FROM lease_requests \
+                  WHERE borrower = $1 AND idempotency_key = $2";
+    sql.first(select, values![borrower, key], |mut row| {
+        Ok(EarlierRequest { digest: row.take()?, lease: row.take()?, refusal: row.take()? })
+    })
 }
 
 /// Stands for the whole of a wish, to tell whether it is the same one again.
@@ -159,11 +183,24 @@ struct Planned {
 impl Work<'_> {
     fn granted_before(&mut self, reserve: &Reserve) -> Result<Option<LeaseRow>, ReserveError> {
         let Some(key) = &reserve.idempotency_key else { return Ok(None) };
-        match lease_request(self.sql, reserve.borrower, key)? {
-            None => Ok(None),
-            Some((request, _)) if request != digest(&reserve.wish) => Err(ReserveError::IdempotencyKeyReused),
-            Some((_, lease)) => Ok(find_of_borrower(self.sql, reserve.borrower, lease)?),
+        let Some(earlier) = earlier_request(self.sql, reserve.borrower, key)? else { return Ok(None) };
+        match (earlier.lease, earlier.refusal) {
+            _ if earlier.digest != digest(&reserve.wish) => Err(ReserveError::IdempotencyKeyReused),
+            (Some(lease), _) => Ok(find_of_borrower(self.sql, reserve.borrower, lease)?),
+            (None, refusal) => {
+                let problem = refusal.and_then(|json| serde_json::from_str(&json).ok());
+                Err(ReserveError::RefusedBefore(problem.ok_or(StoreError::Lost("lease_requests"))?))
+            }
         }
+    }
+
+    fn remember_refusal(&mut self, reserve: &Reserve, problem: &Problem) -> Result<(), ReserveError> {
+        let Some(key) = &reserve.idempotency_key else { return Ok(()) };
+        let insert = "INSERT INTO lease_requests (borrower, idempotency_key, request_digest, refusal) \
+                      VALUES ($1, $2, $3, $4)";
+        let row = values![reserve.borrower, key.as_str(), digest(&reserve.wish), json(problem)?];
+        self.sql.execute(insert, row)?;
+        Ok(())
     }
 
     fn reserve(&mut self, reserve: &Reserve) -> Result<LeaseRow, ReserveError> {

@@ -269,6 +269,24 @@ async fn the_same_wish_again_is_the_same_lease_even_if_the_host_fell_silent() {
 }
 
 #[tokio::test]
+async fn a_wish_that_was_refused_is_not_granted_when_it_arrives_once_more() {
+    let market = market().await;
+    let lease = market.borrow().await;
+    let wish = Reserve { idempotency_key: Some("once".to_owned()), ..market.wish() };
+    let refused = market.db.reserve(wish.clone()).await.unwrap_err();
+    assert!(matches!(refused, ReserveError::NotAllowed(RegistrationNotAllowed::Lent)));
+    market.give_back(&lease).await;
+    market.cleaned(&lease).await;
+    let again = market.db.reserve(wish.clone()).await.unwrap_err();
+    assert_eq!(again.problem(), refused.problem());
+    let mut other = wish;
+    other.wish.duration_seconds += 1;
+    let error = market.db.reserve(other).await.unwrap_err();
+    assert!(matches!(error, ReserveError::IdempotencyKeyReused));
+    market.borrow().await;
+}
+
+#[tokio::test]
 async fn a_return_is_charged_by_the_begun_second_and_said_twice_it_is_the_same() {
     let market = market().await;
     let lease = market.borrow().await;
