@@ -144,7 +144,9 @@ impl Auditor {
         let (mut seen, mut references) = (BTreeSet::new(), BTreeSet::new());
         let (mut settled, mut credited) = (BTreeMap::<LeaseId, u64>::new(), BTreeMap::new());
         for SealedEntry { entry, digest } in &self.entries {
-            let reference = entry.occasion.reference().map(|text| (entry.occasion.kind(), text));
+            // One payout is an entry in each currency.
+            let currency = matches!(entry.occasion, Occasion::Payout { .. }).then_some(entry.currency);
+            let reference = entry.occasion.reference().map(|text| (entry.occasion.kind(), text, currency));
             if !seen.insert(entry.id) || reference.is_some_and(|reference| !references.insert(reference)) {
                 self.findings.push(Finding::EntryTwice(entry.id));
             }

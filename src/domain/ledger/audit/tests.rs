@@ -119,6 +119,24 @@ fn what_agrees_has_no_findings() {
 }
 
 #[test]
+fn a_payout_in_two_currencies_is_two_entries_of_one_reference() {
+    let mut lines = export();
+    let payout = lines.iter().find_map(|line| match line {
+        Line::Entry(sealed) if matches!(sealed.entry.occasion, Occasion::Payout { .. }) => {
+            Some(sealed.clone())
+        }
+        _ => None,
+    });
+    let SealedEntry { entry, .. } = payout.unwrap();
+    let entry = Entry { id: EntryId(id(25)), currency: "USD".parse().unwrap(), ..entry };
+    let digest = Some(hex::encode(entry.digest(None)));
+    let balance =
+        Balance { account: id(4), currency: entry.currency, balance: entry.legs.lender, held: Micros(0) };
+    lines.extend([Line::Entry(SealedEntry { entry, digest }), Line::Balance(balance)]);
+    assert_eq!(audit(lines).1, []);
+}
+
+#[test]
 fn an_export_is_read_as_it_was_written() {
     for line in export() {
         let text = serde_json::to_string(&line).unwrap();
