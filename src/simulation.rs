@@ -8,6 +8,8 @@
 //! the seed, so a seed repeats its history: `SUBLET_SEED=7` runs that one alone, `SUBLET_SEEDS=5000` runs that many.
 
 mod borrower;
+mod crashes;
+mod doom;
 mod driver;
 mod host;
 mod laws;
@@ -33,15 +35,23 @@ use uuid::Uuid;
 
 use crate::{
     agent::partition::table::PartitionRow,
-    api::registry::{EnrolHost, HostEnrolled},
+    api::{
+        problem::Code,
+        registry::{EnrolHost, Lease},
+        secret::Secret,
+    },
+    client::ClientError,
     domain::{
-        id::PartitionId, money::Price, partition::Partition, partition::State, resources::Allocation,
-        terms::Terms,
+        id::PartitionId,
+        money::Price,
+        partition::{Partition, State},
+        resources::Allocation,
+        terms::{LendingRules, Terms},
     },
     registry::resource_db::AccountKind,
 };
 use borrower::Borrower;
-use driver::Command;
+use driver::{Command, Wanted};
 use host::Host;
 use laws::Laws;
 use network::{Dice, Network};
@@ -76,6 +86,7 @@ struct World {
     network: Rc<Network>,
     registry: Rc<RegistryProcess>,
     laws: Rc<Laws>,
+    lender: Secret,
     hosts: Vec<Rc<Host>>,
     borrowers: Vec<Rc<Borrower>>,
     borrowers_at_work: RefCell<Vec<JoinHandle<()>>>,
@@ -88,16 +99,8 @@ impl World {
         let laws = Laws::new(&registry);
         let line = Line { network: Rc::clone(&network), registry: Rc::clone(&registry) };
         let lender = registry.token(AccountKind::Lender, "alice");
-        let enrol = EnrolHost { address: "http://192.0.2.1:7180".to_owned() };
-        let hosts: Vec<_> = (0..HOSTS)
-            .map(|_| {
-                let ask = Ask::new("POST", "/v1/hosts".to_owned(), &lender, &enrol);
-                let enrolled: HostEnrolled =
-                    serde_json::from_value(registry.answer(&ask).unwrap().unwrap()).unwrap();
-                let speed_ppm = 990_000 + u32::try_from(dice.roll(20_000)).unwrap();
-                Host::new(&enrolled, &line, &laws, speed_ppm)
-            })
-            .collect();
+        let speed_ppm = || 990_000 + u32::try_from(dice.roll(20_000)).unwrap();
+        let hosts: Vec<_> = (0..HOSTS).map(|_| enrol(&line, &laws, &lender, speed_ppm())).collect();
         let by_id: std::collections::BTreeMap<_, _> =
             hosts.iter().map(|host| (host.id, Rc::clone(host))).collect();
         let borrowers = (0..BORROWERS).map(|number| {
@@ -115,6 +118,7 @@ impl World {
             network,
             registry,
             laws,
+            lender,
             hosts,
             borrowers,
             borrowers_at_work: RefCell::default(),
@@ -128,8 +132,28 @@ impl World {
             host.start();
             spawn(owner(Rc::clone(host)));
         }
+        spawn(Rc::clone(self).recall());
         let at_work = self.borrowers.iter().map(|borrower| spawn(Rc::clone(borrower).work()));
         *self.borrowers_at_work.borrow_mut() = at_work.collect();
+    }
+
+    /// The lender wants something back now and then.
+    async fn recall(self: Rc<Self>) {
+        while !self.network.is_healed() {
+            sleep(self.dice.up_to_ms(3000)).await;
+            let rows = self.hosts[self.place(self.hosts.len())].rows();
+            let Some(lease) = rows.iter().find_map(|row| row.partition.lease()) else { continue };
+            let line = Line { network: Rc::clone(&self.network), registry: Rc::clone(&self.registry) };
+            let recall = Ask::new("POST", format!("/v1/leases/{}/recall", lease.lease), &self.lender, &());
+            match line.ask::<Lease>(recall).await {
+                Ok(lease) => self.laws.is_recalled(&lease),
+                Err(ClientError::Refused(problem)) => {
+                    assert_eq!(problem.code, Code::LeaseEnded, "{problem:?}");
+                }
+                // It may have been heard: the lease is still looked at.
+                Err(_) => {}
+            }
+        }
     }
 
     /// Somebody dies, for a while.
@@ -192,6 +216,14 @@ impl World {
     }
 }
 
+/// A host of the lender's, whose boot time goes by so many seconds in a million.
+fn enrol(line: &Line, laws: &Rc<Laws>, lender: &Secret, speed_ppm: u32) -> Rc<Host> {
+    let wish = EnrolHost { address: "http://192.0.2.1:7180".to_owned() };
+    let ask = Ask::new("POST", "/v1/hosts".to_owned(), lender, &wish);
+    let enrolled = line.registry.answer(&ask).unwrap().unwrap();
+    Host::new(&serde_json::from_value(enrolled).unwrap(), line, laws, speed_ppm)
+}
+
 fn carved(number: u128) -> PartitionRow {
     let terms = Terms {
         allocation: Allocation { cpus: 1, memory_mib: 256, disk_mib: 64 },
@@ -200,7 +232,7 @@ fn carved(number: u128) -> PartitionRow {
         cpu_model: "a CPU".to_owned(),
         network: Default::default(),
         qualities: Default::default(),
-        lending: Default::default(),
+        lending: LendingRules { longest_seconds: Some(22), recall_notice_seconds: Some(2) },
     };
     PartitionRow {
         id: PartitionId(Uuid::from_u128(number)),
@@ -220,8 +252,12 @@ async fn owner(host: Rc<Host>) {
                 (State::Carved | State::Withdrawn, _) => Command::Offer,
                 (_, 0) if !healed => Command::Withdraw,
                 (_, 1) if !healed => {
-                    let price = i64::try_from(host.dice().roll(9_000_000)).unwrap();
-                    Command::Change(price, 256 + host.dice().roll(2))
+                    let dice = host.dice();
+                    Command::Change(Wanted {
+                        per_hour_micros: i64::try_from(dice.roll(9_000_000)).unwrap(),
+                        memory_mib: 256 + dice.roll(2),
+                        new_key: dice.roll(2) == 0,
+                    })
                 }
                 _ => continue,
             };

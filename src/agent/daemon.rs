@@ -274,7 +274,7 @@ async fn spread(services: &Services, partitions: &Partitions, reply: HeartbeatRe
 async fn disown(services: &Services, view: &RegisteredPartition) -> Result<(), TableError> {
     let Some(registry) = &services.registry else { return Ok(()) };
     match view.state {
-        LendingState::Free => drop(registry.withdraw(view.partition).await),
+        LendingState::Free => drop(registry.withdraw(view.partition, Some(view.version)).await),
         LendingState::Lent { lease, .. } => {
             services.table.report_ended(lease, EndReason::HostLost).await?;
             registry.tell();

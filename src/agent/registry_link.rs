@@ -104,8 +104,10 @@ impl Retry {
 #[derive(Debug)]
 pub enum Answer<T> {
     Yes(T),
-    /// The registry refused, or was certainly not asked.
+    /// The registry refused.
     No(ClientError),
+    /// The registry was not asked, this time.
+    NotAsked(ClientError),
     /// It may have been asked: the next heartbeat's answer tells.
     Unknown(ClientError),
 }
@@ -114,19 +116,47 @@ impl<T> From<Result<T, ClientError>> for Answer<T> {
     fn from(result: Result<T, ClientError>) -> Self {
         match result {
             Ok(answer) => Self::Yes(answer),
-            Err(error) if is_certain(&error) => Self::No(error),
+            Err(ClientError::Refused(problem)) if problem.status < 500 => {
+                Self::No(ClientError::Refused(problem))
+            }
+            Err(error) if was_not_asked(&error) => Self::NotAsked(error),
             Err(error) => Self::Unknown(error),
         }
     }
 }
 
-/// Whether the registry has certainly not done what it was asked for.
-fn is_certain(error: &ClientError) -> bool {
+impl<T> Answer<T> {
+    /// It may be the very change that has made another version of what was to be changed: what granted it was lost.
+    pub fn to_change(result: Result<T, ClientError>) -> Self {
+        match result {
+            Err(error) if error.code() == Some(Code::PreconditionFailed) => Self::Unknown(error),
+            result => result.into(),
+        }
+    }
+}
+
+fn was_not_asked(error: &ClientError) -> bool {
     match error {
-        ClientError::Refused(problem) => problem.status < 500,
         ClientError::Unreachable { source, .. } => source.is_connect(),
         ClientError::Address(_) | ClientError::Setup(_) | ClientError::Bearer(_) => true,
         _ => false,
+    }
+}
+
+/// Says something about an offer for as long as it is the version that the registry has: where an answer was lost, that
+/// is not the one the host knows of. Whatever of this comes late, or twice, is of a version that has passed.
+pub async fn of_current_version<T, F>(
+    known: Option<TermsVersion>,
+    say: impl Fn(Option<TermsVersion>) -> F,
+) -> Result<T, ClientError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    match say(known).await {
+        Err(ClientError::Refused(problem)) if problem.current_version.is_some() => {
+            say(problem.current_version).await
+        }
+        said => said,
     }
 }
 
@@ -183,11 +213,19 @@ impl RegistryLink {
         Ok(())
     }
 
-    /// F6: registers the offer.
-    pub async fn register(&self, partition: PartitionId, terms: &Terms) -> Answer<TermsVersion> {
-        let offer = OfferPartition { terms: terms.clone() };
-        let registered = self.client().offer_partition(self.enrolment.host, partition, &offer).await;
-        registered.map(|registered| registered.version).into()
+    /// F6: registers the offer, whose latest version `known` is as far as the host was told.
+    pub async fn register(
+        &self,
+        partition: PartitionId,
+        terms: &Terms,
+        known: Option<TermsVersion>,
+    ) -> Answer<TermsVersion> {
+        let (client, host) = (self.client(), self.enrolment.host);
+        let registered = of_current_version(known, |known_version| {
+            let (client, offer) = (client.clone(), OfferPartition { terms: terms.clone(), known_version });
+            async move { client.offer_partition(host, partition, &offer).await }
+        });
+        registered.await.map(|registered| registered.version).into()
     }
 
     /// F7: changes the offer, if it is still of `version`.
@@ -199,16 +237,21 @@ impl RegistryLink {
     ) -> Answer<TermsVersion> {
         let offer = ChangeOffer { terms: change.terms.clone(), new_key: change.new_key };
         let changed = self.client().change_partition(self.enrolment.host, partition, version, &offer).await;
-        changed.map(|changed| changed.version).into()
+        Answer::to_change(changed.map(|changed| changed.version))
     }
 
     /// Takes the offer back; first tells what the registry may be waiting for.
-    pub async fn withdraw(&self, partition: PartitionId) -> Answer<()> {
+    pub async fn withdraw(&self, partition: PartitionId, known: Option<TermsVersion>) -> Answer<()> {
         let told = self.beat(None, 0).await;
         if let Err(LinkError::Client(error)) = told {
             return Err(error).into();
         }
-        match self.client().withdraw_partition(self.enrolment.host, partition).await {
+        let (client, host) = (self.client(), self.enrolment.host);
+        let say = |version| {
+            let client = client.clone();
+            async move { client.withdraw_partition(host, partition, version).await }
+        };
+        match of_current_version(known, say).await {
             Err(error) if error.code() == Some(Code::NotFound) => Answer::Yes(()),
             withdrawn => withdrawn.into(),
         }

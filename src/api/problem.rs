@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::lending_key::KeyRefusal;
+use crate::domain::{lending_key::KeyRefusal, terms::TermsVersion};
 
 /// `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct Problem {
     pub title: String,
     /// What was wrong this time, with which value, and what to do.
     pub detail: String,
+    /// The version that the offer has, where it is another than what was asked for takes it to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<TermsVersion>,
 }
 
 macro_rules! codes {
@@ -101,7 +104,13 @@ codes! {
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, status: code.status(), title: code.title().to_owned(), detail: detail.into() }
+        Self {
+            code,
+            status: code.status(),
+            title: code.title().to_owned(),
+            detail: detail.into(),
+            current_version: None,
+        }
     }
 }
 

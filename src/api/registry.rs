@@ -71,6 +71,10 @@ pub struct Issuer {
 #[serde(deny_unknown_fields)]
 pub struct OfferPartition {
     pub terms: Terms,
+    /// The latest version of the offer that the host was told, at most 9,007,199,254,740,991; none: of none yet. An offer that
+    /// comes late, or twice, so that the registry has told of a later one since, changes nothing.
+    #[serde(default)]
+    pub known_version: Option<TermsVersion>,
 }
 
 /// `PATCH /v1/hosts/{host}/partitions/{partition}`: what a free partition is offered for from now on (fig. 7, S21–S32).

@@ -106,8 +106,17 @@ impl RegistryClient {
         self.connection.call(request).await
     }
 
-    pub async fn withdraw_partition(&self, host: HostId, partition: PartitionId) -> Result<(), ClientError> {
-        let request = self.connection.request(Method::DELETE, &partition_path(host, partition));
+    /// Takes a free partition off the market: with terms of `version`, or whatever they are.
+    pub async fn withdraw_partition(
+        &self,
+        host: HostId,
+        partition: PartitionId,
+        version: Option<TermsVersion>,
+    ) -> Result<(), ClientError> {
+        let mut request = self.connection.request(Method::DELETE, &partition_path(host, partition));
+        if let Some(version) = version {
+            request = request.header(IF_MATCH, format!("\"{}\"", version.0));
+        }
         self.connection.call_for_nothing(request).await
     }
 

@@ -286,9 +286,13 @@ impl Partition {
 
     fn registered(mut self, version: Option<TermsVersion>) -> Result<Transition, NotAllowed> {
         match self.state {
-            State::Offering { .. } | State::Offered { change: None } => {
+            State::Offering { .. } => {
                 self.version = version;
                 Ok(self.to(State::Offered { change: None }, []))
+            }
+            State::Offered { .. } => {
+                self.version = version;
+                Ok(self.stays([]))
             }
             _ => Err(NotAllowed::Unexpected),
         }

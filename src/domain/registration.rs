@@ -39,13 +39,18 @@ pub enum RegistrationEvent {
     /// The host offers it, with the terms that are kept already or with others (F6).
     Register {
         other_terms: bool,
+        /// The latest version of its terms that the host was told; none: it was told of none yet.
+        known: Option<TermsVersion>,
     },
     /// The host changes the terms of this version, and the key where it says so (F7).
     Change {
         version: TermsVersion,
         new_key: bool,
     },
-    Withdraw,
+    /// The host takes back the terms of this version; none: whatever they are.
+    Withdraw {
+        version: Option<TermsVersion>,
+    },
     /// A borrower accepts the terms of this version (S45).
     Lend {
         lease: LeaseId,
@@ -67,6 +72,8 @@ pub enum RegistrationNotAllowed {
     Withdrawn,
     #[error("the terms are of version {}, not {}", .current.0, .expected.0)]
     OtherVersion { current: TermsVersion, expected: TermsVersion },
+    #[error("the offer was made before the terms became those of version {}", .current.0)]
+    Outdated { current: TermsVersion },
     #[error("the partition is not lent by lease {0}")]
     NotLentBy(LeaseId),
     #[error("lease {0} has not ended yet")]
@@ -74,40 +81,59 @@ pub enum RegistrationNotAllowed {
 }
 
 impl Registration {
-    /// A partition that its registry has not seen before.
-    pub const NEW: Self = Self { version: TermsVersion(1), epoch: Epoch(0), state: RegistrationState::Free };
+    /// A partition that its registry has not seen before, or has forgotten since it told the host of a version.
+    pub fn new(known: Option<TermsVersion>) -> Self {
+        let told = known.unwrap_or(TermsVersion(0));
+        Self { version: told, epoch: Epoch(0), state: RegistrationState::Free }.next_version()
+    }
 
     pub fn apply(self, event: RegistrationEvent) -> Result<Self, RegistrationNotAllowed> {
         use RegistrationEvent::{Change, Cleaned, LeaseEnded, Lend, Register, Withdraw};
         match event {
-            Register { other_terms } => self.register(other_terms),
+            Register { other_terms, known } => self.register(other_terms, known),
             Change { version, new_key } => {
-                let changed = self.free()?.of_version(version)?.next_version();
+                // First the version: a change that is refused for another reason was never granted before.
+                let changed = self.of_version(version)?.free()?.next_version();
                 Ok(if new_key { changed.next_epoch() } else { changed })
             }
-            Withdraw => self.withdraw(),
+            Withdraw { version } => self.withdraw(version),
             Lend { lease, accepted } => self.free()?.of_version(accepted).map(|free| free.lent(lease)),
             LeaseEnded(lease) => self.lease_ended(lease),
             Cleaned(lease) => self.cleaned(lease),
         }
     }
 
-    fn register(self, other_terms: bool) -> Result<Self, RegistrationNotAllowed> {
+    fn register(
+        self,
+        other_terms: bool,
+        known: Option<TermsVersion>,
+    ) -> Result<Self, RegistrationNotAllowed> {
         match self.state {
             RegistrationState::Withdrawn => {
-                Ok(Self { state: RegistrationState::Free, ..self.next_version() })
+                self.told(known).map(|told| told.next_version().to(RegistrationState::Free))
             }
             // Said again, it changes nothing; so it may be said at any time.
             _ if !other_terms => Ok(self),
-            _ => self.free().map(Self::next_version),
+            _ => self.free()?.told(known).map(Self::next_version),
         }
     }
 
-    fn withdraw(self) -> Result<Self, RegistrationNotAllowed> {
-        match self.state {
-            RegistrationState::Withdrawn => Ok(self),
-            _ => self.free().map(|free| free.to(RegistrationState::Withdrawn)),
+    /// What the network has kept back since, or brings for the second time, undoes nothing. A host may have been told of
+    /// more than this registry knows, where that was restored from a copy: then versions go on from there.
+    fn told(self, known: Option<TermsVersion>) -> Result<Self, RegistrationNotAllowed> {
+        match known {
+            Some(known) if known >= self.version => Ok(Self { version: known, ..self }),
+            _ => Err(RegistrationNotAllowed::Outdated { current: self.version }),
         }
+    }
+
+    fn withdraw(self, version: Option<TermsVersion>) -> Result<Self, RegistrationNotAllowed> {
+        if self.state == RegistrationState::Withdrawn {
+            return Ok(self);
+        }
+        let free = self.free()?;
+        let free = version.map_or(Ok(free), |version| free.of_version(version))?;
+        Ok(free.to(RegistrationState::Withdrawn))
     }
 
     fn lease_ended(self, lease: LeaseId) -> Result<Self, RegistrationNotAllowed> {

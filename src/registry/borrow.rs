@@ -209,7 +209,9 @@ impl ReserveError {
                 RegistrationNotAllowed::Lent | RegistrationNotAllowed::AwaitingClean => Code::AlreadyLent,
                 RegistrationNotAllowed::Withdrawn => Code::NotFound,
                 RegistrationNotAllowed::OtherVersion { .. } => Code::TermsChanged,
-                RegistrationNotAllowed::NotLentBy(_) | RegistrationNotAllowed::StillLent(_) => return None,
+                RegistrationNotAllowed::NotLentBy(_)
+                | RegistrationNotAllowed::StillLent(_)
+                | RegistrationNotAllowed::Outdated { .. } => return None,
             },
             Self::Hold(HoldError::Store(_)) | Self::Store(_) => return None,
         };

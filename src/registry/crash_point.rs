@@ -5,6 +5,8 @@ use std::fmt;
 /// A step between two things that must both be there after a crash, or neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashPoint {
+    /// A partition's row is written, and its host's revision does not count it yet.
+    InPartition,
     /// A lease's row is written, its partition's is not.
     InLease,
     /// A lease has ended, and its partition does not know yet.
@@ -13,6 +15,8 @@ pub enum CrashPoint {
     InExpiry,
     /// A part of what a host reported is taken.
     InReport,
+    /// An entry is in the ledger, and not yet in the balances of its accounts.
+    InEntry,
     /// All is written, nothing is durable.
     BeforeCommit,
     /// All is durable, and nobody knows.
@@ -22,11 +26,13 @@ pub enum CrashPoint {
 }
 
 impl CrashPoint {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
+        Self::InPartition,
         Self::InLease,
         Self::InEnd,
         Self::InExpiry,
         Self::InReport,
+        Self::InEntry,
         Self::BeforeCommit,
         Self::AfterCommit,
         Self::BeforeAnswer,

@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// The largest number that every reader of JSON tells apart from its neighbours.
+const KNOWN_VERSION_MAX: TermsVersion = TermsVersion((1 << 53) - 1);
+
 /// The version is also the entity tag.
 type Registered = ([(header::HeaderName, String); 1], Json<RegisteredPartition>);
 
@@ -42,8 +45,12 @@ pub(super) async fn offer_partition(
     JsonBody(offer): JsonBody<OfferPartition>,
 ) -> Result<(StatusCode, Registered), Problem> {
     token.must_be(host)?;
-    let terms = valid(offer.terms)?;
-    let (row, is_new) = registry.db.register(host, partition, terms).await?;
+    if let Some(known) = offer.known_version.filter(|known| *known > KNOWN_VERSION_MAX) {
+        let detail = format!("known_version: at most {}, not {}", KNOWN_VERSION_MAX.0, known.0);
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    }
+    let offer = OfferPartition { terms: valid(offer.terms)?, ..offer };
+    let (row, is_new) = registry.db.register(host, partition, offer).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, registered(row)))
 }
@@ -74,10 +81,14 @@ pub(super) async fn change_partition(
     Ok(registered(registry.db.change(host, partition, version, offer).await?))
 }
 
-/// Takes a free partition off the market.
+/// Takes a free partition off the market, if its terms are still of the version in `If-Match`, where that is sent.
 #[utoipa::path(
     delete, path = "/v1/hosts/{host}/partitions/{partition}", tag = "partitions",
-    params(("host" = HostId, Path), ("partition" = PartitionId, Path)), security(("token" = [])),
+    params(
+        ("host" = HostId, Path), ("partition" = PartitionId, Path),
+        ("if-match" = Option<String>, Header, description = "Version of the terms that are taken back, in quotes"),
+    ),
+    security(("token" = [])),
     responses(
         (status = 204, description = "It is not on offer any more"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
@@ -87,9 +98,11 @@ pub(super) async fn withdraw_partition(
     State(registry): State<Arc<Registry>>,
     PathIds((host, partition)): PathIds<(HostId, PartitionId)>,
     token: OnlyHost,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     token.must_be(host)?;
-    registry.db.withdraw(host, partition).await?;
+    let version = if headers.contains_key(header::IF_MATCH) { Some(if_match(&headers)?) } else { None };
+    registry.db.withdraw(host, partition, version).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -108,9 +121,8 @@ fn if_match(headers: &HeaderMap) -> Result<TermsVersion, Problem> {
     let text = header_text(headers, &header::IF_MATCH).unwrap_or_default();
     let version = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     version.and_then(|version| version.parse().ok()).map(TermsVersion).ok_or_else(|| {
-        let detail = format!(
-            "send If-Match with the version of the terms that are changed, such as \"1\", not {text:?}"
-        );
+        let detail =
+            format!("send If-Match with the version that the terms have, such as \"1\", not {text:?}");
         Problem::new(Code::MalformedRequest, detail)
     })
 }
@@ -124,7 +136,11 @@ impl From<RegisterError> for Problem {
                 RegistrationNotAllowed::Lent => Code::PartitionLent,
                 RegistrationNotAllowed::AwaitingClean => Code::PartitionNotReady,
                 RegistrationNotAllowed::Withdrawn => Code::NotFound,
-                RegistrationNotAllowed::OtherVersion { .. } => Code::PreconditionFailed,
+                RegistrationNotAllowed::OtherVersion { current, .. }
+                | RegistrationNotAllowed::Outdated { current } => {
+                    let problem = Self::new(Code::PreconditionFailed, error.to_string());
+                    return Self { current_version: Some(*current), ..problem };
+                }
                 RegistrationNotAllowed::NotLentBy(_) | RegistrationNotAllowed::StillLent(_) => {
                     return Self::internal(&error);
                 }

@@ -13,15 +13,16 @@ use super::{
 use crate::{
     api::{
         problem::Code,
-        registry::{EndLease, Lease, LeaseGranted, MakeLease, Search, SearchReply},
+        registry::{EndLease, Lease, LeaseGranted, MakeLease, RenewLease, Search, SearchReply},
         secret::Secret,
     },
     client::ClientError,
     domain::id::{HostId, LeaseId},
 };
 
-/// Longest lease, in seconds.
+/// Longest lease before it is renewed, and once it is, in seconds; the terms allow a little less.
 const LEASE_MAX_SECONDS: u64 = 12;
+const RENEWED_MAX_SECONDS: u64 = 24;
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// What outlives a restart.
@@ -122,6 +123,8 @@ impl Borrower {
         }
         let dice = &self.network().dice;
         sleep(dice.up_to_ms(4000)).await;
+        let granted = &self.renewed(granted).await;
+        sleep(dice.up_to_ms(4000)).await;
         let way = dice.roll(4);
         if way == 0 {
             host.take_back(self.network(), lease.partition, &granted.key).await;
@@ -130,6 +133,33 @@ impl Borrower {
             self.end_at_registry(granted).await;
         }
         self.notebook.borrow_mut().to_end = None;
+    }
+
+    /// Wants it for longer, or not; the lease as it is then.
+    async fn renewed(&self, granted: &LeaseGranted) -> LeaseGranted {
+        let dice = &self.network().dice;
+        let (lease, seconds) =
+            (&granted.lease, LEASE_MAX_SECONDS + dice.roll(RENEWED_MAX_SECONDS - LEASE_MAX_SECONDS));
+        if dice.roll(2) == 0 {
+            return granted.clone();
+        }
+        let wish = RenewLease { duration_seconds: seconds, budget: None };
+        let ask = Ask::new("POST", format!("/v1/leases/{}/renew", lease.id), &self.token, &wish);
+        loop {
+            match self.line.ask::<LeaseGranted>(ask.clone()).await {
+                Ok(renewed) => {
+                    assert!(renewed.lease.asked_until >= lease.asked_until, "a renewal made a lease shorter");
+                    self.notebook.borrow_mut().granted.insert(lease.id, renewed.lease.clone());
+                    return renewed;
+                }
+                Err(ClientError::Refused(problem)) => {
+                    let expected = [Code::LeaseEnded, Code::LeaseRecalled, Code::InvalidRequest];
+                    assert!(expected.contains(&problem.code), "{problem:?}");
+                    return granted.clone();
+                }
+                Err(_) => sleep(AGAIN).await,
+            }
+        }
     }
 
     async fn end_at_registry(&self, granted: &LeaseGranted) {

@@ -1,7 +1,7 @@
 //! The one driver of a partition, as the agent's own is (`agent::partition::driver`), whose machines are real: state and
 //! effects are stored together, then the effects are performed, and what is cut off is performed again.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::pending, rc::Rc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -9,29 +9,28 @@ use tokio::{
 };
 
 use super::{
+    doom::Place,
     host::{Host, Machine},
     registry::at_once,
 };
 use crate::{
     agent::{
-        partition::{admission, machine::Deadline, table::PartitionRow},
+        partition::{admission, doubt::Doubt, machine::Deadline, table::PartitionRow},
         registry_link::{
-            Answer,
+            Answer, of_current_version,
             reconcile::{Step, reconcile},
         },
     },
     api::{
         agent::BorrowPartition,
         problem::Code,
-        registry::{EndReason, OfferPartition, RegisteredPartition},
+        registry::{ChangeOffer, EndReason, OfferPartition, RegisteredPartition},
         secret::Secret,
     },
-    client::ClientError,
     domain::{
         lending_key::{self, KeyClaims, Operation},
-        partition::{Change, Effect, Event, HostEnd, State, Transition, pending},
+        partition::{Change, Effect, Event, HostEnd, Partition, State, Transition, pending as still_to_do},
         resources::AllocationDigest,
-        terms::TermsVersion,
     },
 };
 
@@ -45,12 +44,19 @@ const STEP_MS: u64 = 2;
 
 pub(super) enum Command {
     Offer,
-    /// To this price and this memory.
-    Change(i64, u64),
+    Change(Wanted),
     Withdraw,
     Open(Secret, AllocationDigest, oneshot::Sender<bool>),
     Return(Secret, oneshot::Sender<bool>),
     Registry(Option<Box<RegisteredPartition>>),
+}
+
+/// What the owner wants instead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) per_hour_micros: i64,
+    pub(super) memory_mib: u64,
+    pub(super) new_key: bool,
 }
 
 /// What was not done; true: certainly not.
@@ -58,19 +64,24 @@ struct Undone {
     certain: bool,
 }
 
+const NOT_WRITTEN: Undone = Undone { certain: true };
+
 pub(super) struct Driver {
     host: Rc<Host>,
     row: PartitionRow,
     retry: Option<(Instant, Duration)>,
+    doubt: Doubt,
 }
 
 impl Driver {
     pub(super) fn new(host: &Rc<Host>, row: PartitionRow) -> Self {
-        Self { host: Rc::clone(host), row, retry: None }
+        let doubt = Doubt::of_pending(&row.effects);
+        Self { host: Rc::clone(host), row, retry: None, doubt }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        self.recover();
+        // What could not be written down is found again.
+        let _ = self.recover().await;
         self.perform().await;
         loop {
             let due = self.due();
@@ -86,18 +97,20 @@ impl Driver {
     }
 
     /// The machine of the agent before is found again, or is to be there.
-    fn recover(&mut self) {
+    async fn recover(&mut self) -> Option<()> {
         let wanted = match self.row.partition.state {
             State::Carved | State::Withdrawn | State::Released => false,
             State::Scrubbing { clean, .. } => clean,
             _ => true,
         };
         if self.host.machines.borrow().contains_key(&self.row.id) {
-            self.guard_end();
+            self.guard_end().await
         } else if wanted && !self.row.effects.contains(&Effect::PrepareMachine) {
             let mut row = self.row.clone();
             row.effects.insert(0, Effect::PrepareMachine);
-            self.store(row);
+            self.store(row).await
+        } else {
+            Some(())
         }
     }
 
@@ -105,12 +118,12 @@ impl Driver {
         match command {
             Command::Offer => self.follow(Event::Offer).await,
             Command::Withdraw => self.follow(Event::Withdraw).await,
-            Command::Change(per_hour_micros, memory_mib) => {
+            Command::Change(wanted) => {
                 let mut terms = self.row.partition.terms.clone();
-                terms.price.per_hour_micros = per_hour_micros;
-                terms.allocation.memory_mib = memory_mib;
-                let change =
-                    Change { terms, host_cpus: self.row.partition.host_cpus.clone(), new_key: false };
+                terms.price.per_hour_micros = wanted.per_hour_micros;
+                terms.allocation.memory_mib = wanted.memory_mib;
+                let host_cpus = self.row.partition.host_cpus.clone();
+                let change = Change { terms, host_cpus, new_key: wanted.new_key };
                 self.follow(Event::Change(change)).await;
             }
             Command::Open(key, digest, reply) => {
@@ -118,7 +131,7 @@ impl Driver {
                 let _ = reply.send(opened.is_some());
             }
             Command::Return(key, reply) => {
-                let returned = self.give_back(&key);
+                let returned = self.give_back(&key).await;
                 let _ = reply.send(returned.is_some());
                 self.perform().await;
             }
@@ -144,56 +157,73 @@ impl Driver {
         self.apply(Event::Open(admission::lease_of(&claims))).await
     }
 
-    fn give_back(&mut self, key: &Secret) -> Option<()> {
+    async fn give_back(&mut self, key: &Secret) -> Option<()> {
         let claims = self.read(key)?;
         admission::admit(&claims, &self.row.partition).ok()?;
-        self.commit(Event::End(HostEnd::Returned))
+        self.commit(Event::End(HostEnd::Returned)).await
     }
 
     async fn compare_with(&mut self, view: Option<&RegisteredPartition>) {
-        self.follow_clock();
+        let _ = self.follow_clock().await;
         for step in reconcile(&self.row.partition, view) {
             match step {
                 Step::Event(event) => self.follow(event).await,
                 Step::AskAgain => self.perform().await,
                 Step::Register => {
-                    if !self.row.effects.contains(&Effect::Register) {
-                        let mut row = self.row.clone();
+                    let mut row = self.row.clone();
+                    if !row.effects.contains(&Effect::Register) {
                         row.effects.push(Effect::Register);
-                        self.store(row);
                     }
-                    self.perform().await;
+                    if self.store(row).await.is_some() {
+                        self.perform().await;
+                    }
                 }
                 Step::Unregister => drop(self.unregister().await),
             }
         }
     }
 
-    /// What is not allowed now is not done.
+    /// What is not allowed now, or cannot be written down, is not done.
     async fn follow(&mut self, event: Event) {
         let _ = self.apply(event).await;
     }
 
     async fn apply(&mut self, event: Event) -> Option<()> {
-        self.commit(event)?;
+        self.commit(event).await?;
         self.step().await;
         self.perform().await;
         Some(())
     }
 
-    /// None: the event is not allowed now.
-    fn commit(&mut self, event: Event) -> Option<()> {
+    /// None: the event is not allowed now, or the table does not take it.
+    async fn commit(&mut self, event: Event) -> Option<()> {
         let transition = self.row.partition.clone().apply(event).ok()?;
         let mut row = self.row.clone();
-        pending::add(&mut row.effects, &transition);
-        self.store(PartitionRow { partition: transition.partition, ..row });
+        still_to_do::add(&mut row.effects, &transition);
+        self.store(PartitionRow { partition: transition.partition, ..row }).await
+    }
+
+    /// None: the table does not take it.
+    async fn store(&mut self, row: PartitionRow) -> Option<()> {
+        self.may_die(Place::BeforeTable).await;
+        if self.host.doom.strikes(Place::TableRefuses) {
+            return None;
+        }
+        self.doubt.pending(&row.effects);
+        at_once(self.host.table.update(row.clone())).unwrap();
+        self.host.laws.stored(&self.host, &self.row, &row);
+        self.host.stored.update(|stored| stored + 1);
+        self.row = row;
+        self.may_die(Place::AfterTable).await;
         Some(())
     }
 
-    fn store(&mut self, row: PartitionRow) {
-        at_once(self.host.table.update(row.clone())).unwrap();
-        self.host.laws.stored(&self.host, &self.row, &row);
-        self.row = row;
+    /// The agent dies here, where that is its doom.
+    async fn may_die(&self, place: Place) {
+        if self.host.doom.strikes(place) {
+            self.host.kill_agent();
+            pending::<()>().await;
+        }
     }
 
     /// The agent may die here.
@@ -202,34 +232,52 @@ impl Driver {
     }
 
     async fn perform(&mut self) {
+        self.perform_pending().await;
+        if self.row.effects.is_empty() {
+            self.retry = None;
+        } else {
+            self.later();
+        }
+    }
+
+    async fn perform_pending(&mut self) {
         while let Some(effect) = self.row.effects.first().cloned() {
             let done = self.act(&effect).await;
+            self.may_die(Place::AfterEffect).await;
             self.step().await;
-            match done {
-                Ok(event) => self.done(event),
-                Err(undone) => match self.undo(&effect, &undone) {
-                    Some(event) => self.replace(event),
-                    None => return self.later(),
-                },
+            let stored = match done {
+                Ok(event) => self.done(event).await,
+                Err(Undone { certain }) => {
+                    self.doubt.failed(&effect, certain);
+                    match certain.then(|| still_to_do::undo(&self.row.partition, &effect)).flatten() {
+                        Some(event) => self.replace(event).await,
+                        None => return,
+                    }
+                }
+            };
+            if stored.is_none() {
+                return;
             }
         }
-        self.retry = None;
     }
 
-    fn done(&mut self, event: Option<Event>) {
+    async fn done(&mut self, event: Option<Event>) -> Option<()> {
         let mut row = self.row.clone();
-        row.effects.remove(0);
+        let done = row.effects.remove(0);
+        self.doubt.failed(&done, false);
         let after = event.map(|event| row.partition.clone().apply(event));
         if let Some(Ok(transition)) = after {
-            pending::add(&mut row.effects, &transition);
+            still_to_do::add(&mut row.effects, &transition);
             row.partition = transition.partition;
         }
-        self.store(row);
+        self.store(row).await?;
+        self.doubt.done(&done);
+        Some(())
     }
 
-    fn replace(&mut self, event: Event) {
+    async fn replace(&mut self, event: Event) -> Option<()> {
         let Transition { partition, effects } = self.row.partition.clone().apply(event).unwrap();
-        self.store(PartitionRow { partition, effects, ..self.row.clone() });
+        self.store(PartitionRow { partition, effects, ..self.row.clone() }).await
     }
 
     fn later(&mut self) {
@@ -237,29 +285,17 @@ impl Driver {
         self.retry = Some((Instant::now() + wait, wait));
     }
 
-    fn undo(&self, effect: &Effect, undone: &Undone) -> Option<Event> {
-        match (effect, &self.row.partition.state) {
-            _ if !undone.certain => None,
-            (Effect::Register, State::Offering { .. }) => Some(Event::NotRegistered),
-            (Effect::AskChange, State::Offered { change: Some(_) }) => Some(Event::ChangeRefused),
-            (Effect::Unregister, State::Withdrawing) if self.row.partition.version.is_some() => {
-                Some(Event::StillRegistered)
-            }
-            _ => None,
-        }
-    }
-
     async fn act(&mut self, effect: &Effect) -> Result<Option<Event>, Undone> {
         match effect {
-            Effect::PrepareMachine => return Ok(self.prepare().await),
-            Effect::GuardEnd => self.guard_end(),
-            Effect::MoveEnd => self.move_end(),
+            Effect::PrepareMachine => return self.prepare().await,
+            Effect::GuardEnd => self.guard_end().await.ok_or(NOT_WRITTEN)?,
+            Effect::MoveEnd => self.move_end().await.ok_or(NOT_WRITTEN)?,
             Effect::DiscardMachine => drop(self.host.machines.borrow_mut().remove(&self.row.id)),
             Effect::Wipe => {
                 sleep(self.host.dice().up_to_ms(PREPARED_IN_MS)).await;
                 let mut row = self.row.clone();
                 row.machine.deadline = None;
-                self.store(row);
+                self.store(row).await.ok_or(NOT_WRITTEN)?;
                 return Ok(Some(Event::Wiped));
             }
             Effect::Register => return self.register().await,
@@ -285,49 +321,52 @@ impl Driver {
         Ok(None)
     }
 
-    async fn prepare(&mut self) -> Option<Event> {
+    async fn prepare(&mut self) -> Result<Option<Event>, Undone> {
         if !self.host.machines.borrow().contains_key(&self.row.id) {
             sleep(self.host.dice().up_to_ms(PREPARED_IN_MS)).await;
             self.host.machines.borrow_mut().insert(self.row.id, Machine { guest: None });
-            self.guard_end();
+            self.guard_end().await.ok_or(NOT_WRITTEN)?;
         }
-        matches!(self.row.partition.state, State::Scrubbing { clean: true, .. }).then_some(Event::Ready)
+        let is_clean = matches!(self.row.partition.state, State::Scrubbing { clean: true, .. });
+        Ok(is_clean.then_some(Event::Ready))
     }
 
-    fn guard_end(&mut self) {
-        let Some(lease) = self.row.partition.lease().cloned() else { return };
+    async fn guard_end(&mut self) -> Option<()> {
+        let Some(lease) = self.row.partition.lease().cloned() else { return Some(()) };
         let reckoned = self.host.clock().boottime_ns_at(lease.expires_at);
         let known = self.row.machine.deadline.clone();
-        self.guard(known.map_or(reckoned, |known| known.boottime_ns));
+        self.guard(known.map_or(reckoned, |known| known.boottime_ns)).await
     }
 
     /// The lease was renewed or recalled.
-    fn move_end(&mut self) {
-        let Some(lease) = self.row.partition.lease() else { return };
+    async fn move_end(&mut self) -> Option<()> {
+        let Some(lease) = self.row.partition.lease() else { return Some(()) };
         let reckoned = self.host.clock().boottime_ns_at(lease.expires_at);
-        self.guard(reckoned);
+        self.guard(reckoned).await
     }
 
     /// The registry's clock was heard: an end that was reckoned by another one is put right.
-    fn follow_clock(&mut self) {
+    async fn follow_clock(&mut self) -> Option<()> {
         let (Some(lease), Some(known)) = (self.row.partition.lease(), &self.row.machine.deadline) else {
-            return;
+            return Some(());
         };
         let reckoned = self.host.clock().boottime_ns_at(lease.expires_at);
-        if reckoned.abs_diff(known.boottime_ns) >= CLOCK_TOLERANCE_NS {
-            self.guard(reckoned);
+        if reckoned.abs_diff(known.boottime_ns) < CLOCK_TOLERANCE_NS {
+            return Some(());
         }
+        self.guard(reckoned).await
     }
 
-    fn guard(&mut self, boottime_ns: u64) {
-        let Some(lease) = self.row.partition.lease().map(|open| open.lease) else { return };
+    async fn guard(&mut self, boottime_ns: u64) -> Option<()> {
+        let Some(lease) = self.row.partition.lease().map(|open| open.lease) else { return Some(()) };
         let deadline = Some(Deadline { host_boot: "one".to_owned(), boottime_ns });
         if self.row.machine.deadline != deadline {
             let mut row = self.row.clone();
             row.machine.deadline = deadline;
-            self.store(row);
+            self.store(row).await?;
         }
         self.host.guard(self.row.id, lease, Duration::from_nanos(boottime_ns));
+        Some(())
     }
 
     fn lease_left(&self) -> Option<Duration> {
@@ -346,55 +385,59 @@ impl Driver {
 
     async fn on_time(&mut self) {
         if self.lease_left().is_some_and(|left| left.is_zero()) {
-            let _ = self.commit(Event::End(HostEnd::Expired));
+            let _ = self.commit(Event::End(HostEnd::Expired)).await;
         }
         self.perform().await;
     }
 
     async fn register(&self) -> Result<Option<Event>, Undone> {
-        let offer = OfferPartition { terms: self.row.partition.terms.clone() };
-        let registered = self.host.line.ask(self.question("PUT", &offer)).await;
-        version(registered.into()).map(|version| Some(Event::Registered(version)))
+        let Partition { terms, version, .. } = &self.row.partition;
+        let registered = of_current_version(*version, |known_version| {
+            let offer = OfferPartition { terms: terms.clone(), known_version };
+            self.host.line.ask::<RegisteredPartition>(self.question("PUT", &offer))
+        });
+        let version = self.granted(registered.await.map(|registered| registered.version).into())?;
+        Ok(Some(Event::Registered(Some(version))))
     }
 
     async fn ask_change(&self) -> Result<Option<Event>, Undone> {
         let State::Offered { change: Some(change) } = &self.row.partition.state else { return Ok(None) };
         let Some(of) = self.row.partition.version else { return Ok(Some(Event::ChangeTaken(None))) };
-        let offer = OfferPartition { terms: change.terms.clone() };
-        let mut question = self.question("PATCH", &offer);
-        question.header = Some(("if-match", format!("\"{}\"", of.0)));
-        let changed = self.host.line.ask(question).await;
-        version(changed.into()).map(|version| Some(Event::ChangeTaken(version)))
+        let offer = ChangeOffer { terms: change.terms.clone(), new_key: change.new_key };
+        let question = self.question("PATCH", &offer).of_version(Some(of));
+        let changed = self.host.line.ask::<RegisteredPartition>(question).await;
+        let version = self.granted(Answer::to_change(changed.map(|changed| changed.version)))?;
+        Ok(Some(Event::ChangeTaken(Some(version))))
     }
 
     async fn unregister(&self) -> Result<Option<Event>, Undone> {
-        let told = self.host.beat().await.map(drop);
-        let withdrawn = match told {
-            Ok(()) => self.host.line.ask::<serde_json::Value>(self.question("DELETE", &())).await.map(drop),
+        let withdrawn = match self.host.beat().await {
+            Ok(_) => {
+                of_current_version(self.row.partition.version, |version| {
+                    let question = self.question("DELETE", &()).of_version(version);
+                    let answered = self.host.line.ask::<serde_json::Value>(question);
+                    async { answered.await.map(drop) }
+                })
+                .await
+            }
             Err(error) => Err(error),
         };
-        match Answer::from(withdrawn) {
-            Answer::Yes(()) => {}
-            Answer::No(error) if error.code() == Some(Code::NotFound) => {}
-            other => return yes(other).map(|()| None),
+        match withdrawn {
+            Err(error) if error.code() == Some(Code::NotFound) => {}
+            withdrawn => self.granted(withdrawn.into())?,
         }
         Ok((self.row.partition.state == State::Withdrawing).then_some(Event::Unregistered))
     }
 
+    fn granted<T>(&self, answer: Answer<T>) -> Result<T, Undone> {
+        let certain = self.doubt.is_refused(&answer);
+        match answer {
+            Answer::Yes(granted) => Ok(granted),
+            Answer::No(_) | Answer::NotAsked(_) | Answer::Unknown(_) => Err(Undone { certain }),
+        }
+    }
+
     fn question(&self, method: &'static str, body: &impl serde::Serialize) -> super::registry::Ask {
         self.host.question(method, &format!("partitions/{}", self.row.id), body)
-    }
-}
-
-fn version(answer: Answer<RegisteredPartition>) -> Result<Option<TermsVersion>, Undone> {
-    yes(answer).map(|registered| Some(registered.version))
-}
-
-fn yes<T>(answer: Answer<T>) -> Result<T, Undone> {
-    match answer {
-        Answer::Yes(answer) => Ok(answer),
-        Answer::No(_) => Err(Undone { certain: true }),
-        Answer::Unknown(ClientError::Refused(problem)) => panic!("{problem:?}"),
-        Answer::Unknown(_) => Err(Undone { certain: false }),
     }
 }

@@ -1,7 +1,14 @@
 //! A lender's host: the real partition table, reconciliation, admission and clock. Its agent may die and come back; the
 //! machines, and what ends them, do not die with it.
 
-use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    path::Path,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -12,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    doom::Doom,
     driver::{Command, Driver},
     laws::Laws,
     network::{Dice, Network},
@@ -53,6 +61,9 @@ pub(super) struct Host {
     token: Secret,
     pub(super) line: Line,
     pub(super) laws: Rc<Laws>,
+    pub(super) doom: Rc<Doom>,
+    /// How often a row was written down.
+    pub(super) stored: Cell<u64>,
     pub(super) table: Table,
     directory: TempDir,
     pub(super) boottime: BootTime,
@@ -74,6 +85,8 @@ impl Host {
             token: enrolled.host_token.clone(),
             line: line.clone(),
             laws: Rc::clone(laws),
+            doom: Rc::clone(&line.registry.doom),
+            stored: Cell::default(),
             table: Table::open(&directory.path().join("agent.db")).unwrap(),
             machines: RefCell::default(),
             clock: RefCell::new(lease_clock(&boottime, line, directory.path())),

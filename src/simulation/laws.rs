@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    io::{BufRead as _, BufReader, Seek as _},
     rc::Rc,
     time::Duration,
 };
@@ -18,9 +19,10 @@ use super::{
 };
 use crate::{
     agent::partition::table::{PartitionRow, Reports},
-    api::registry::{Account, Lease, LedgerEntry, LendingState, RegisteredPartition},
+    api::registry::{Account, Lease, LedgerEntry, LendingState, Recall, RegisteredPartition},
     domain::{
         id::{BorrowerId, HostId, LeaseId, PartitionId},
+        ledger::audit::{Auditor, Finding},
         partition::{OpenLease, State},
         terms::{Epoch, TermsVersion},
     },
@@ -39,6 +41,8 @@ pub(super) struct Laws {
     opened: RefCell<BTreeMap<PartitionId, Epoch>>,
     /// What the registry's rows were at last.
     rows: RefCell<BTreeMap<PartitionId, (Epoch, TermsVersion)>>,
+    /// What the lender was told.
+    recalls: RefCell<BTreeMap<LeaseId, Recall>>,
     pub(super) leases_opened: Cell<u64>,
 }
 
@@ -49,11 +53,12 @@ impl Laws {
             db: registry.another_connection(),
             opened: RefCell::default(),
             rows: RefCell::default(),
+            recalls: RefCell::default(),
             leases_opened: Cell::new(0),
         })
     }
 
-    fn registered(&self, host: HostId) -> BTreeMap<PartitionId, RegisteredPartition> {
+    pub(super) fn registered(&self, host: HostId) -> BTreeMap<PartitionId, RegisteredPartition> {
         let register = at_once(self.db.host_register(host)).unwrap();
         register.partitions.into_iter().map(|row| (row.partition, row)).collect()
     }
@@ -67,7 +72,9 @@ impl Laws {
         match (before.partition.lease(), after.partition.lease()) {
             (None, Some(open)) => self.opens(host, after, open),
             (Some(earlier), Some(later)) => {
-                assert_eq!(earlier, later, "law 1: a second lease while one is open");
+                let same = OpenLease { expires_at: earlier.expires_at, ..later.clone() };
+                assert_eq!(*earlier, same, "law 1: a second lease while one is open");
+                self.ends_in_time(later);
                 assert_eq!(before.partition.terms, after.partition.terms, "law 3: changed while lent");
                 assert_eq!(
                     before.partition.host_cpus, after.partition.host_cpus,
@@ -79,9 +86,23 @@ impl Laws {
         assert!(after.partition.least_epoch >= before.partition.least_epoch, "law 4: an epoch went back");
     }
 
+    /// Law 5, of what the host is told: no later than was asked for.
+    fn ends_in_time(&self, open: &OpenLease) {
+        let asked_until = self.lease(open).asked_until;
+        assert!(open.expires_at <= asked_until, "law 5: {open:?} was asked for until {asked_until}");
+    }
+
+    /// The registry has told the lender that its recall counts.
+    pub(super) fn is_recalled(&self, lease: &Lease) {
+        let recall = lease.recall.expect("a recall that was granted is there");
+        let before = self.recalls.borrow_mut().insert(lease.id, recall);
+        assert!(before.is_none_or(|before| before == recall), "the notice that was given counts");
+    }
+
     fn opens(&self, host: &Host, row: &PartitionRow, open: &OpenLease) {
         let latest = self.opened.borrow_mut().insert(row.id, open.epoch);
         assert!(latest < Some(open.epoch), "law 4: {latest:?} was open, then {open:?}");
+        self.ends_in_time(open);
         let lease = self.lease(open);
         let (leased, opened) = (lease.terms.allocation, row.partition.terms.allocation);
         assert_eq!(leased, opened, "law 3: the borrower was shown another allocation");
@@ -171,7 +192,29 @@ impl Laws {
                 assert_eq!(&leases[lease], ended, "law 6: an end changed");
             }
             self.settle_bill(id, &leases);
+            leases.values().for_each(|lease| self.recall_counted(lease));
         }
+        assert_eq!(self.audit(), [], "laws 6 and 7");
+    }
+
+    /// Law 6 for recalls: the lease ended for it, or before.
+    fn recall_counted(&self, lease: &Lease) {
+        if let Some(recall) = self.recalls.borrow().get(&lease.id) {
+            assert_eq!(lease.recall.as_ref(), Some(recall), "law 6: a recall was lost, or changed");
+            let ended = lease.end.as_ref().expect("no lease runs");
+            assert!(ended.at <= recall.until, "{lease:?} was billed after its recall");
+        }
+    }
+
+    fn audit(&self) -> Vec<Finding> {
+        let mut export = tempfile::tempfile().unwrap();
+        at_once(self.db.export(export.try_clone().unwrap())).unwrap();
+        export.rewind().unwrap();
+        let mut auditor = Auditor::default();
+        for line in BufReader::new(export).lines() {
+            auditor.read(serde_json::from_str(&line.unwrap()).unwrap());
+        }
+        auditor.finish().1
     }
 
     fn leases(&self, borrower: BorrowerId) -> BTreeMap<LeaseId, Lease> {

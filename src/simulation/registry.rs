@@ -1,6 +1,12 @@
 //! The registry: the real one, asked by HTTP without a socket. It is the true time's keeper; it may be down.
 
-use std::{cell::RefCell, future::Future, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    future::{Future, pending},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::ConnectInfo, http::Request};
 use jiff::Timestamp;
@@ -13,7 +19,10 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use super::network::{Network, Unanswered};
+use super::{
+    doom::{Doom, Place},
+    network::{Network, Unanswered},
+};
 use crate::{
     api::{
         http::{Peer, PeerCertificate, Shutdown},
@@ -23,7 +32,7 @@ use crate::{
     },
     client::ClientError,
     clock::Clock,
-    domain::money::FeeRate,
+    domain::{money::FeeRate, terms::TermsVersion},
     registry::{
         Operator, Registry, Role, Settings, http,
         resource_db::{AccountKind, Location, ResourceDb},
@@ -54,6 +63,11 @@ impl Ask {
         Self { method, path, token: token.clone(), header: None, body }
     }
 
+    /// Of what has this version, where one is named.
+    pub(super) fn of_version(self, version: Option<TermsVersion>) -> Self {
+        Self { header: version.map(|version| ("if-match", format!("\"{}\"", version.0))), ..self }
+    }
+
     fn request(&self) -> Request<Body> {
         let mut request = Request::builder()
             .method(self.method)
@@ -68,11 +82,19 @@ impl Ask {
     }
 }
 
+/// What became of a question that arrived.
+enum Heard {
+    AndAnswered(Result<Value, Problem>),
+    ByNobody,
+    ByOneThatDied,
+}
+
 pub(super) struct RegistryProcess {
     directory: TempDir,
     began: (Instant, Timestamp),
     clock: Arc<Clock>,
     running: RefCell<Option<(Arc<Registry>, Router)>>,
+    pub(super) doom: Rc<Doom>,
     /// Nobody tells it to end.
     _shutdown: watch::Sender<bool>,
     shutdown: Shutdown,
@@ -89,6 +111,7 @@ impl RegistryProcess {
             began: (Instant::now(), start),
             clock: Arc::new(Clock::held_at(start)),
             running: RefCell::default(),
+            doom: Rc::default(),
             _shutdown: told,
             shutdown: Shutdown::on(heard),
         };
@@ -143,6 +166,23 @@ impl RegistryProcess {
         at_once(opened).unwrap()
     }
 
+    /// What comes over the network. It may die over it.
+    fn hear(&self, ask: &Ask) -> Heard {
+        if self.running.borrow().is_none() {
+            return Heard::ByNobody;
+        }
+        if self.doom.strikes(Place::BeforeCommit) {
+            self.kill();
+            return Heard::ByOneThatDied;
+        }
+        let answer = self.answer(ask);
+        if self.doom.strikes(Place::BeforeAnswer) {
+            self.kill();
+            return Heard::ByOneThatDied;
+        }
+        answer.map_or(Heard::ByNobody, Heard::AndAnswered)
+    }
+
     /// None: it is down.
     pub(super) fn answer(&self, ask: &Ask) -> Option<Result<Value, Problem>> {
         self.now();
@@ -184,8 +224,14 @@ impl Line {
     pub(super) async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, ClientError> {
         let registry = Rc::clone(&self.registry);
         let answered = self.network.call(move || {
-            let answer = registry.answer(&ask);
-            async move { answer }
+            let heard = registry.hear(&ask);
+            async move {
+                match heard {
+                    Heard::AndAnswered(answer) => Some(answer),
+                    Heard::ByNobody => None,
+                    Heard::ByOneThatDied => pending().await,
+                }
+            }
         });
         match answered.await {
             Ok(Ok(answer)) => Ok(serde_json::from_value(answer).unwrap()),

@@ -1,8 +1,13 @@
 //! Laws 1, 6 and 7 whatever crashes: a registry under load is killed again and again, and afterwards its books say what it
-//! had said to those who asked. `SUBLET_SEED` repeats a run's choices, as far as the machine's own timing lets it.
+//! had said to those who asked. `SUBLET_SEED` repeats a run's choices, as far as the machine's own timing lets it, and
+//! `SUBLET_KILLS=1000` has it killed so often.
 
 mod books;
+mod money;
+mod offers;
 mod parties;
+#[cfg(feature = "postgres-tests")]
+mod two;
 
 use std::{
     env,
@@ -17,7 +22,7 @@ use sublet::registry::crash_point::CrashPoint;
 use crate::server::{Database, Server};
 use parties::Town;
 
-/// Kills at random moments.
+/// Kills at random moments, where nobody says how many.
 const KILLS: u32 = 200;
 /// A registry dies after at most so many answers, and at most so many microseconds: in the middle of something.
 const ANSWERS_MAX: u64 = 25;
@@ -31,6 +36,10 @@ fn seeded() -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
+fn kills() -> u32 {
+    env::var("SUBLET_KILLS").map_or(KILLS, |kills| kills.parse().unwrap())
+}
+
 /// An address of this process's own: nobody takes its port while the registry is down, as outgoing connections are
 /// from 127.0.0.1.
 fn own_address(test: u8) -> SocketAddr {
@@ -38,14 +47,19 @@ fn own_address(test: u8) -> SocketAddr {
     (Ipv4Addr::new(127, 100 + test, high, low.max(1)), 7070).into()
 }
 
+/// Waits for some moment at which the registries are in the middle of something.
+async fn busy(town: &Town, random: &mut StdRng) {
+    town.hears(random.random_range(1..=ANSWERS_MAX)).await;
+    tokio::time::sleep(Duration::from_micros(random.random_range(0..THEN_MAX_US))).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_two_hundred_kills_at_random_moments() {
+async fn what_was_acknowledged_survives_kills_at_random_moments() {
     let (mut random, listen) = (seeded(), own_address(0));
     let mut server = Server::start_at(listen, Database::new(), None);
-    let town = Town::settle(&server, &mut random).await;
-    for _ in 0..KILLS {
-        town.hears(random.random_range(1..=ANSWERS_MAX)).await;
-        tokio::time::sleep(Duration::from_micros(random.random_range(0..THEN_MAX_US))).await;
+    let town = Town::settle(std::slice::from_ref(&server), &mut random).await;
+    for _ in 0..kills() {
+        busy(&town, &mut random).await;
         server = Server::start_at(listen, server.kill(), None);
     }
     books::compare(&server, town.rests().await).await;
@@ -55,7 +69,7 @@ async fn what_was_acknowledged_survives_two_hundred_kills_at_random_moments() {
 async fn what_was_acknowledged_survives_a_crash_at_each_step_of_a_transaction() {
     let (mut random, listen) = (seeded(), own_address(1));
     let mut server = Server::start_at(listen, Database::new(), None);
-    let town = Town::settle(&server, &mut random).await;
+    let town = Town::settle(std::slice::from_ref(&server), &mut random).await;
     for place in CrashPoint::ALL {
         let pass = random.random_range(1..=PASSES_MAX);
         let doomed = Server::start_at(listen, server.kill(), Some(&format!("{place}:{pass}")));

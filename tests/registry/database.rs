@@ -22,12 +22,16 @@ struct Kept {
 
 impl Database {
     pub(crate) fn new() -> Self {
-        let Ok(server) = std::env::var("SUBLET_TEST_DATABASE") else { return Self::in_a_file() };
+        std::env::var("SUBLET_TEST_DATABASE").map_or_else(|_| Self::in_a_file(), |server| Self::at(&server))
+    }
+
+    /// At this PostgreSQL server.
+    pub(crate) fn at(server: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
-        psql(&server, &format!("CREATE DATABASE {name}"));
+        psql(server, &format!("CREATE DATABASE {name}"));
         let (before, after) = server.split_once("/postgres").unwrap();
-        let url = format!("{before}/{name}{after}");
-        Self(Arc::new(Kept { directory: tempfile::tempdir().unwrap(), postgres: Some((server, url)) }))
+        let postgres = Some((server.to_owned(), format!("{before}/{name}{after}")));
+        Self(Arc::new(Kept { directory: tempfile::tempdir().unwrap(), postgres }))
     }
 
     /// For what is promised of a file alone.

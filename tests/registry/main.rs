@@ -22,6 +22,8 @@ mod market;
 mod metrics;
 mod money;
 mod openapi;
+#[cfg(feature = "postgres-tests")]
+mod postgres;
 mod privacy;
 mod program;
 #[cfg(feature = "postgres-tests")]

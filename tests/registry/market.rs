@@ -1,5 +1,7 @@
 //! A lender, its host with a partition on offer, and a borrower.
 
+use std::{collections::HashMap, sync::Mutex};
+
 use sublet::{
     api::registry::{
         ChangeOffer, EndLease, EnrolHost, Heartbeat, HeartbeatReply, HostEnrolled, Lease, LeaseGranted,
@@ -22,6 +24,8 @@ use crate::server::Server;
 pub(crate) struct Host {
     pub(crate) enrolled: HostEnrolled,
     pub(crate) client: RegistryClient,
+    /// The latest version of each offer that it was told.
+    known: Mutex<HashMap<PartitionId, TermsVersion>>,
 }
 
 pub(crate) fn terms(cpus: u32, per_hour_micros: i64) -> Terms {
@@ -42,7 +46,7 @@ impl Host {
         let wish = EnrolHost { address: "http://192.0.2.1:7180".to_owned() };
         let enrolled = lender.enrol_host(HostRequestId(Uuid::new_v4()), &wish).await.unwrap();
         let client = server.client(enrolled.host_token.clone());
-        let host = Self { enrolled, client };
+        let host = Self { enrolled, client, known: Mutex::default() };
         host.beat(Heartbeat::default()).await;
         host
     }
@@ -64,7 +68,9 @@ impl Host {
         partition: PartitionId,
         terms: Terms,
     ) -> Result<RegisteredPartition, ClientError> {
-        self.client.offer_partition(self.enrolled.host, partition, &OfferPartition { terms }).await
+        let known_version = self.known.lock().unwrap().get(&partition).copied();
+        let offer = OfferPartition { terms, known_version };
+        self.told(self.client.offer_partition(self.enrolled.host, partition, &offer).await?)
     }
 
     pub(crate) async fn change(
@@ -74,11 +80,16 @@ impl Host {
         terms: Terms,
     ) -> Result<RegisteredPartition, ClientError> {
         let offer = ChangeOffer { terms, new_key: false };
-        self.client.change_partition(self.enrolled.host, partition, version, &offer).await
+        self.told(self.client.change_partition(self.enrolled.host, partition, version, &offer).await?)
+    }
+
+    fn told(&self, offered: RegisteredPartition) -> Result<RegisteredPartition, ClientError> {
+        self.known.lock().unwrap().insert(offered.partition, offered.version);
+        Ok(offered)
     }
 
     pub(crate) async fn withdraw(&self, partition: PartitionId) -> Result<(), ClientError> {
-        self.client.withdraw_partition(self.enrolled.host, partition).await
+        self.client.withdraw_partition(self.enrolled.host, partition, None).await
     }
 }
 

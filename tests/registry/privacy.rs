@@ -53,7 +53,7 @@ async fn a_host_acts_only_for_itself() {
     let offer = one.offer(terms(1, 0)).await;
     let foreign = &one.enrolled.host;
     assert_refused(other.client.heartbeat(*foreign, &<_>::default()).await, Code::NotFound);
-    assert_refused(other.client.withdraw_partition(*foreign, offer.partition).await, Code::NotFound);
+    assert_refused(other.client.withdraw_partition(*foreign, offer.partition, None).await, Code::NotFound);
 }
 
 #[tokio::test]

@@ -108,6 +108,10 @@ impl Server {
         self.database()
     }
 
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until it dies by itself; true: by SIGKILL.
     pub(crate) async fn dies(mut self) -> bool {
         use std::os::unix::process::ExitStatusExt as _;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     admission,
+    doubt::Doubt,
     error::PartitionError,
     guest::{RunningRelay, Stopping},
     pulse::Pulse,
@@ -85,6 +86,7 @@ pub struct Driver {
     /// The lease that the registry lends the partition for, and its end, which may have moved since a key was issued.
     lent_until: Option<(LeaseId, Timestamp)>,
     retry: Option<(Instant, Duration)>,
+    pub(super) doubt: Doubt,
     removed: bool,
 }
 
@@ -98,6 +100,7 @@ impl Driver {
     ) -> Self {
         Self {
             services,
+            doubt: Doubt::of_pending(&row.effects),
             row,
             jobs,
             tunnels,
@@ -290,6 +293,7 @@ impl Driver {
 
     pub(super) async fn store(&mut self, row: PartitionRow) -> Result<(), PartitionError> {
         self.services.table.update(row.clone()).await?;
+        self.doubt.pending(&row.effects);
         let (before, after) = (self.row.partition.state_name(), row.partition.state_name());
         self.row = row;
         if before != after {
@@ -299,9 +303,20 @@ impl Driver {
         Ok(())
     }
 
-    /// Does what is to be done. What fails is undone, or stays to be done later; a machine that cannot be prepared does
-    /// not hold up the rest.
+    /// Does what is to be done. What fails is undone, or stays to be done later, and so does what is done and cannot be
+    /// written down.
     pub(super) async fn perform(&mut self) -> Result<(), PartitionError> {
+        let performed = self.perform_pending().await;
+        if self.row.effects.is_empty() {
+            self.retry = None;
+        } else {
+            self.later();
+        }
+        performed
+    }
+
+    /// A machine that cannot be prepared does not hold up the rest.
+    async fn perform_pending(&mut self) -> Result<(), PartitionError> {
         let (mut at, mut undone) = (0, None);
         while let Some(effect) = self.row.effects.get(at).cloned() {
             let failure = match self.act(&effect).await {
@@ -316,21 +331,17 @@ impl Driver {
                 }
                 Err(failure) => failure,
             };
-            if let Some(event) = self.undo(&effect, &failure) {
+            self.doubt.failed(&effect, failure.certain);
+            let undone_by = failure.certain.then(|| pending::undo(&self.row.partition, &effect)).flatten();
+            if let Some(event) = undone_by {
                 self.replace(event).await?;
                 (at, undone) = (0, Some(failure.error));
             } else if effect == Effect::PrepareMachine {
                 self.complain("the partition's machine could not be prepared yet", &failure.error);
                 at += 1;
             } else {
-                self.later();
                 return Err(failure.error);
             }
-        }
-        if at > 0 {
-            self.later()
-        } else {
-            self.retry = None
         }
         undone.map_or(Ok(()), Err)
     }
@@ -338,13 +349,17 @@ impl Driver {
     /// The effect is done, and this has happened by it.
     async fn done(&mut self, at: usize, event: Option<Event>) -> Result<(), PartitionError> {
         let mut row = self.row.clone();
-        row.effects.remove(at);
+        let done = row.effects.remove(at);
+        // As long as it is not written down that it was granted, it is asked for again.
+        self.doubt.failed(&done, false);
         // What has happened to a partition that is further along is of no account.
         if let Some(Ok(transition)) = event.map(|event| row.partition.clone().apply(event)) {
             pending::add(&mut row.effects, &transition);
             row.partition = transition.partition;
         }
-        self.store(row).await
+        self.store(row).await?;
+        self.doubt.done(&done);
+        Ok(())
     }
 
     /// Nothing of what was to be done is to be done any more.

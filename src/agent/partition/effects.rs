@@ -6,34 +6,19 @@ use super::{driver::Driver, error::PartitionError};
 use crate::{
     agent::{host::disk, registry_link::Answer},
     api::{agent::JobEnd, registry::EndReason},
-    domain::{
-        partition::{Effect, Event, HostEnd, State},
-        terms::Terms,
-    },
+    domain::partition::{Effect, Event, HostEnd, Partition, State},
 };
 
 /// Why an effect is not done.
 pub(super) struct Failure {
     pub(super) error: PartitionError,
     /// Whether it is certain that nothing was done.
-    certain: bool,
+    pub(super) certain: bool,
 }
 
 impl<E: Into<PartitionError>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { error: error.into(), certain: true }
-    }
-}
-
-impl<T> Answer<T> {
-    fn or_failure(self) -> Result<T, Failure> {
-        match self {
-            Self::Yes(answer) => Ok(answer),
-            Self::No(error) => Err(Failure { error: PartitionError::of_registry(error), certain: true }),
-            Self::Unknown(error) => {
-                Err(Failure { error: PartitionError::of_registry(error), certain: false })
-            }
-        }
     }
 }
 
@@ -75,32 +60,28 @@ impl Driver {
         Ok(None)
     }
 
-    /// What a failure means for the state; none: the effect stays to be done.
-    pub(super) fn undo(&self, effect: &Effect, failure: &Failure) -> Option<Event> {
-        if !failure.certain {
-            return None;
-        }
-        match (effect, &self.row.partition.state) {
-            (Effect::PrepareMachine | Effect::Register, State::Offering { .. }) => Some(Event::NotRegistered),
-            (Effect::AskChange, State::Offered { change: Some(_) }) => Some(Event::ChangeRefused),
-            (Effect::Unregister, State::Withdrawing) if self.row.partition.version.is_some() => {
-                Some(Event::StillRegistered)
-            }
-            _ => None,
-        }
-    }
-
     async fn prepared(&mut self) -> Result<Option<Event>, Failure> {
         self.prepare_machine().await?;
         let ready = matches!(self.row.partition.state, State::Scrubbing { clean: true, .. });
         Ok(ready.then_some(Event::Ready))
     }
 
+    /// What the registry has granted.
+    fn granted<T>(&self, answer: Answer<T>) -> Result<T, Failure> {
+        let certain = self.doubt.is_refused(&answer);
+        match answer {
+            Answer::Yes(granted) => Ok(granted),
+            Answer::No(error) | Answer::NotAsked(error) | Answer::Unknown(error) => {
+                Err(Failure { error: PartitionError::of_registry(error), certain })
+            }
+        }
+    }
+
     async fn register(&self) -> Result<Option<Event>, Failure> {
         let version = match &self.services.registry {
             Some(registry) => {
-                let terms: &Terms = &self.row.partition.terms;
-                Some(registry.register(self.row.id, terms).await.or_failure()?)
+                let Partition { terms, version, .. } = &self.row.partition;
+                Some(self.granted(registry.register(self.row.id, terms, *version).await)?)
             }
             None => None,
         };
@@ -111,7 +92,7 @@ impl Driver {
         let State::Offered { change: Some(change) } = &self.row.partition.state else { return Ok(None) };
         let version = match (&self.services.registry, self.row.partition.version) {
             (Some(registry), Some(version)) => {
-                Some(registry.change(self.row.id, version, change).await.or_failure()?)
+                Some(self.granted(registry.change(self.row.id, version, change).await)?)
             }
             _ => None,
         };
@@ -120,7 +101,7 @@ impl Driver {
 
     pub(super) async fn unregister(&self) -> Result<Option<Event>, Failure> {
         if let Some(registry) = &self.services.registry {
-            registry.withdraw(self.row.id).await.or_failure()?;
+            self.granted(registry.withdraw(self.row.id, self.row.partition.version).await)?;
         }
         let withdrawing = self.row.partition.state == State::Withdrawing;
         Ok(withdrawing.then_some(Event::Unregistered))

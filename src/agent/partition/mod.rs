@@ -1,6 +1,7 @@
 //! Partitions: their table, who is let in, and the driver that owns each.
 
 pub mod admission;
+pub mod doubt;
 pub mod driver;
 mod effects;
 pub mod error;

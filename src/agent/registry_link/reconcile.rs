@@ -78,30 +78,32 @@ fn is_open_at_most(partition: &Partition, epoch: Epoch) -> bool {
 }
 
 /// What the registry says of the offer.
-fn offer(partition: &Partition, view: &RegisteredPartition) -> Option<Step> {
+fn offer(partition: &Partition, view: &RegisteredPartition) -> Vec<Step> {
     let lent = matches!(view.state, LendingState::Lent { .. });
-    let free = view.state == LendingState::Free;
+    let registered = Step::Event(Event::Registered(Some(view.version)));
     match &partition.state {
-        State::Offering { .. } if view.terms == partition.terms => registered(view),
-        State::Offering { .. } => Some(Step::AskAgain),
-        // Each change the registry takes is another version, whether or not the terms say something else.
+        State::Offering { .. } if view.terms == partition.terms => vec![registered],
+        State::Offering { .. } => vec![Step::AskAgain],
+        // Each change the registry takes is a later version, whether or not the terms say something else.
         State::Offered { change: Some(change) }
-            if view.terms == change.terms && partition.version != Some(view.version) =>
+            if view.terms == change.terms && partition.version < Some(view.version) =>
         {
-            Some(Step::Event(Event::ChangeTaken(Some(view.version))))
+            vec![Step::Event(Event::ChangeTaken(Some(view.version)))]
         }
-        State::Offered { change: Some(_) } => Some(Step::AskAgain),
-        State::Offered { change: None } if view.terms != partition.terms => free.then_some(Step::Register),
-        State::Offered { change: None } if partition.version != Some(view.version) => registered(view),
-        State::Withdrawing if lent => Some(Step::Event(Event::StillRegistered)),
-        State::Withdrawing => Some(Step::AskAgain),
-        State::Carved | State::Withdrawn if !lent => Some(Step::Unregister),
-        _ => None,
+        // What was to be changed is of another version than the host knew.
+        State::Offered { change: Some(_) } if partition.version != Some(view.version) => {
+            vec![registered, Step::AskAgain]
+        }
+        State::Offered { change: Some(_) } => vec![Step::AskAgain],
+        State::Offered { change: None } if view.terms != partition.terms => {
+            if view.state == LendingState::Free { vec![Step::Register] } else { vec![] }
+        }
+        State::Offered { change: None } if partition.version != Some(view.version) => vec![registered],
+        State::Withdrawing if lent => vec![Step::Event(Event::StillRegistered)],
+        State::Withdrawing => vec![Step::AskAgain],
+        State::Carved | State::Withdrawn if !lent => vec![Step::Unregister],
+        _ => vec![],
     }
-}
-
-fn registered(view: &RegisteredPartition) -> Option<Step> {
-    Some(Step::Event(Event::Registered(Some(view.version))))
 }
 
 #[cfg(test)]

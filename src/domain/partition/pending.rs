@@ -1,6 +1,6 @@
 //! What is still to be done about a partition.
 
-use super::{Effect, State, Transition};
+use super::{Effect, Event, Partition, State, Transition};
 
 /// Adds to `pending` what a transition asks for, and drops what need not be done any more.
 pub fn add(pending: &mut Vec<Effect>, transition: &Transition) {
@@ -17,6 +17,18 @@ pub fn add(pending: &mut Vec<Effect>, transition: &Transition) {
     pending.retain(|effect| effect.belongs_to(&transition.partition.state));
 }
 
+/// What it means that `effect` was certainly not done; none: it stays to be done.
+pub fn undo(partition: &Partition, effect: &Effect) -> Option<Event> {
+    match (effect, &partition.state) {
+        (Effect::PrepareMachine | Effect::Register, State::Offering { .. }) => Some(Event::NotRegistered),
+        (Effect::AskChange, State::Offered { change: Some(_) }) => Some(Event::ChangeRefused),
+        (Effect::Unregister, State::Withdrawing) if partition.version.is_some() => {
+            Some(Event::StillRegistered)
+        }
+        _ => None,
+    }
+}
+
 impl Effect {
     /// Whether `before`, which was not done yet, need not be done any more when this is to be done.
     fn retires(&self, before: &Self) -> bool {
@@ -31,7 +43,8 @@ impl Effect {
         }
     }
 
-    fn is_a_question(&self) -> bool {
+    /// Whether it is asked of the registry, whose answer may be lost.
+    pub fn is_a_question(&self) -> bool {
         matches!(self, Self::Register | Self::AskChange | Self::Unregister)
     }
 

@@ -26,6 +26,7 @@ use crate::{
         },
         money::{Amount, Currency, Micros},
     },
+    registry::crash_point::CrashPoint,
 };
 
 pub(super) const SELECT: &str = "SELECT e.id, e.at_us, e.currency, e.kind, e.borrower, e.lender, e.lease, e.reason, \
@@ -277,6 +278,7 @@ impl Work<'_> {
                 digest,
             ],
         )?;
+        CrashPoint::InEntry.pass();
         if let Some(borrower) = occasion.borrower() {
             self.add(borrower.0, *currency, legs.borrower, held)?;
         }

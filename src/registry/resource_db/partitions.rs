@@ -12,13 +12,14 @@ use super::{
     work::{Change, Happened, Work},
 };
 use crate::{
-    api::registry::{ChangeOffer, LendingState, RegisteredPartition},
+    api::registry::{ChangeOffer, LendingState, OfferPartition, RegisteredPartition},
     domain::{
         id::{BorrowerId, HostId, LeaseId, LenderId, PartitionId},
         lease::EndReason,
         registration::{Registration, RegistrationEvent, RegistrationNotAllowed, RegistrationState},
         terms::{Epoch, Terms, TermsVersion},
     },
+    registry::crash_point::CrashPoint,
 };
 
 const SELECT: &str = "SELECT p.host, p.id, p.terms, p.version, p.epoch, p.state, p.lease, l.borrower, \
@@ -52,17 +53,18 @@ impl ResourceDb {
         &self,
         host: HostId,
         partition: PartitionId,
-        terms: Terms,
+        offer: OfferPartition,
     ) -> Result<(RegisteredPartition, bool), RegisterError> {
         self.write(move |work| {
+            let OfferPartition { terms, known_version: known } = &offer;
             let Some(row) = find(work.sql, host, partition)? else {
-                return Ok((work.insert_partition(host, partition, &terms)?, true));
+                return Ok((work.insert_partition(host, partition, &offer)?, true));
             };
-            let event = RegistrationEvent::Register { other_terms: row.terms != terms };
+            let event = RegistrationEvent::Register { other_terms: row.terms != *terms, known: *known };
             let was_withdrawn = row.registration.state == RegistrationState::Withdrawn;
             let after = row.registration.apply(event)?;
             Ok((
-                work.save_partition(&row, after, &terms)?.ok_or(StoreError::Lost("partitions"))?,
+                work.save_partition(&row, after, terms)?.ok_or(StoreError::Lost("partitions"))?,
                 was_withdrawn,
             ))
         })
@@ -86,11 +88,16 @@ impl ResourceDb {
         .await
     }
 
-    /// The host takes a free partition off the market.
-    pub async fn withdraw(&self, host: HostId, partition: PartitionId) -> Result<(), RegisterError> {
+    /// The host takes a free partition off the market: with terms of this version, where it says so.
+    pub async fn withdraw(
+        &self,
+        host: HostId,
+        partition: PartitionId,
+        version: Option<TermsVersion>,
+    ) -> Result<(), RegisterError> {
         self.write(move |work| {
             let row = find(work.sql, host, partition)?.ok_or(RegisterError::NoSuchPartition(partition))?;
-            let after = row.registration.apply(RegistrationEvent::Withdraw)?;
+            let after = row.registration.apply(RegistrationEvent::Withdraw { version })?;
             work.save_partition(&row, after, &row.terms)?;
             Ok(())
         })
@@ -219,13 +226,14 @@ impl Work<'_> {
         &mut self,
         host: HostId,
         partition: PartitionId,
-        terms: &Terms,
+        offer: &OfferPartition,
     ) -> Result<RegisteredPartition, StoreError> {
-        let Registration { version, epoch, state } = Registration::NEW;
+        let Registration { version, epoch, state } = Registration::new(offer.known_version);
         let insert =
             "INSERT INTO partitions (host, id, terms, version, epoch, state) VALUES ($1, $2, $3, $4, $5, $6)";
-        let row = values![host, partition, json(terms)?, version.0, epoch.0, columns(state).0];
+        let row = values![host, partition, json(&offer.terms)?, version.0, epoch.0, columns(state).0];
         self.sql.execute(insert, row)?;
+        CrashPoint::InPartition.pass();
         self.announce(host, partition, Happened::Registered)?.ok_or(StoreError::Lost("partitions"))
     }
 
@@ -263,6 +271,7 @@ impl Work<'_> {
         if updated != 1 {
             return Err(StoreError::Lost("partitions"));
         }
+        CrashPoint::InPartition.pass();
         self.announce(before.host, before.id, happened(was.state, after.state))
     }
 

@@ -135,7 +135,7 @@ fn assert_settled(leases: &[Lease], mut charges: Vec<LedgerEntry>, mut payments:
 }
 
 /// Balances and what is held are what entries and leases give, too.
-fn assert_audited(server: &Server) {
+pub(super) fn assert_audited(server: &Server) {
     let export = server.database().beside("export.jsonl");
     let output = server.database().run(&["export", export.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");

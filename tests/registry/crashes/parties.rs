@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -66,6 +66,13 @@ pub(super) struct Heard {
     pub(super) lender: Secret,
 }
 
+/// Waits until the registry does.
+pub(super) async fn serves(server: &Server) {
+    let stranger = server.client(Secret::new("nobody's"));
+    let refusal = async || stranger.leases().await.err()?.code();
+    assert_eq!(eventually("it serves", refusal).await, Code::Unauthorized);
+}
+
 /// Who is at work.
 pub(super) struct Town {
     common: Arc<Common>,
@@ -78,34 +85,44 @@ pub(super) struct Town {
 struct Common {
     answers: AtomicU64,
     resting: AtomicBool,
+    database_dies: AtomicBool,
 }
 
 impl Town {
-    /// Everybody is there and begins.
-    pub(super) async fn settle(server: &Server, random: &mut StdRng) -> Self {
+    /// Everybody is there and begins, with registries that serve one database.
+    pub(super) async fn settle(servers: &[Server], random: &mut StdRng) -> Self {
         let common = Arc::<Common>::default();
-        let stranger = server.client(Secret::new("nobody's"));
-        let serves = async || stranger.leases().await.err()?.code();
-        assert_eq!(eventually("it serves", serves).await, Code::Unauthorized);
-        let lender = server.database().token("lender", "alice");
-        let enroller = Asker::new(server, &lender, &common);
+        for server in servers {
+            serves(server).await;
+        }
+        let database = servers[0].database();
+        let lender = database.token("lender", "alice");
+        let enroller = Asker::new(servers, &lender, &common);
         let address = EnrolHost { address: "http://192.0.2.1:7180".to_owned() };
         let mut hosts = Vec::new();
         for _ in 0..HOSTS {
             let once = HostRequestId(Uuid::new_v4());
-            let enrolled = enroller.ask(|| enroller.registry.enrol_host(once, &address)).await.unwrap();
-            let asker = Asker::new(server, &enrolled.host_token, &common);
+            let address = &address;
+            let enrolled = enroller.ask(|registry| async move { registry.enrol_host(once, address).await });
+            let enrolled = enrolled.await.unwrap();
+            let asker = Asker::new(servers, &enrolled.host_token, &common);
             let host = HostAtWork::new(enrolled.host, asker, random);
             hosts.push((enrolled.host, enrolled.host_token, tokio::spawn(host.work())));
         }
         let borrowers = (0..BORROWERS).map(|number| {
-            let token = server.database().token("borrower", &format!("bob{number}"));
-            let asker = Asker::new(server, &token, &common);
+            let token = database.token("borrower", &format!("bob{number}"));
+            let asker = Asker::new(servers, &token, &common);
             let random = StdRng::seed_from_u64(random.random());
             let borrower = BorrowerAtWork { asker, random, diary: BorrowerDiary::default() };
             (token, tokio::spawn(borrower.work()))
         });
         Self { borrowers: borrowers.collect(), common, hosts, lender }
+    }
+
+    /// From now on a registry may say that its database fails.
+    #[cfg(feature = "postgres-tests")]
+    pub(super) fn bears_that_the_database_dies(&self) {
+        self.common.database_dies.store(true, Ordering::SeqCst);
     }
 
     /// Waits until so many more questions have been answered.
@@ -126,27 +143,34 @@ impl Town {
     }
 }
 
-/// Somebody who asks until there is an answer.
+/// Somebody who asks until there is an answer, now one registry, now another.
 struct Asker {
-    registry: RegistryClient,
+    registries: Vec<RegistryClient>,
+    turn: AtomicUsize,
     common: Arc<Common>,
 }
 
 impl Asker {
-    fn new(server: &Server, token: &Secret, common: &Arc<Common>) -> Self {
-        Self { registry: server.client(token.clone()), common: Arc::clone(common) }
+    fn new(servers: &[Server], token: &Secret, common: &Arc<Common>) -> Self {
+        let registries = servers.iter().map(|server| server.client(token.clone())).collect();
+        Self { registries, turn: AtomicUsize::default(), common: Arc::clone(common) }
     }
 
-    /// The answer, or the refusal's code. No refusal is the server's own failure.
-    async fn ask<T, F>(&self, question: impl Fn() -> F) -> Result<T, Code>
+    /// The answer, or the refusal's code. No refusal is the server's own failure, unless its database dies too.
+    async fn ask<T, F>(&self, question: impl Fn(RegistryClient) -> F) -> Result<T, Code>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
         loop {
-            match question().await {
+            let turn = self.turn.fetch_add(1, Ordering::SeqCst);
+            match question(self.registries[turn % self.registries.len()].clone()).await {
                 Ok(answer) => {
                     self.common.answers.fetch_add(1, Ordering::SeqCst);
                     return Ok(answer);
+                }
+                Err(ClientError::Refused(problem)) if problem.code == Code::StorageFailed => {
+                    assert!(self.common.database_dies.load(Ordering::SeqCst), "{problem:?}");
+                    tokio::time::sleep(ASK_AGAIN).await;
                 }
                 Err(ClientError::Refused(problem)) => {
                     assert!(problem.status < 500, "{problem:?}");
@@ -181,7 +205,8 @@ impl BorrowerAtWork {
 
     async fn lend_once(&mut self) {
         let search = Search { limit: Some(8), ..Search::default() };
-        let found = self.asker.ask(|| self.asker.registry.search(&search)).await.unwrap();
+        let search = &search;
+        let found = self.asker.ask(|registry| async move { registry.search(search).await }).await.unwrap();
         let Some(offer) = found.offers.choose(&mut self.random) else {
             return tokio::time::sleep(ASK_AGAIN).await;
         };
@@ -189,8 +214,9 @@ impl BorrowerAtWork {
         let mut wish = wish_of(offer);
         wish.duration_seconds = seconds;
         let once = LeaseRequestId(Uuid::new_v4());
-        let made = self.asker.ask(|| self.asker.registry.make_lease(once, &wish)).await;
-        match made {
+        let wish = &wish;
+        let made = self.asker.ask(|registry| async move { registry.make_lease(once, wish).await });
+        match made.await {
             Ok(granted) => self.use_it(granted).await,
             Err(Code::AlreadyLent | Code::TermsChanged | Code::HostSilent | Code::NotFound) => {}
             Err(other) => panic!("{other:?}"),
@@ -202,7 +228,8 @@ impl BorrowerAtWork {
         let lease = granted.lease.id;
         if self.random.random_ratio(3, 4) {
             let end = end_of(&granted);
-            let ended = self.asker.ask(|| self.asker.registry.end_lease(lease, &end)).await;
+            let end = &end;
+            let ended = self.asker.ask(|registry| async move { registry.end_lease(lease, end).await }).await;
             self.diary.ended.insert(lease, ended.unwrap());
         }
         let before = self.diary.granted.insert(lease, granted);
@@ -255,27 +282,39 @@ impl HostAtWork {
         self.diary
     }
 
+    /// The version is that of the last heartbeat's answer: one that was made since, whose answer was lost, is a later one.
     async fn offer(&mut self, partition: PartitionId) {
-        let offer = OfferPartition { terms: terms(1, self.random.random_range(1..5_000_000_000)) };
+        let known_version = self.diary.views.get(&partition).map(|view| view.version);
+        let terms = terms(1, self.random.random_range(1..5_000_000_000));
+        let offer = &OfferPartition { terms, known_version };
         let host = self.host;
-        let offered = self.asker.ask(|| self.asker.registry.offer_partition(host, partition, &offer)).await;
-        assert!(matches!(offered, Ok(_) | Err(Code::PartitionLent | Code::PartitionNotReady)), "{offered:?}");
+        let ask =
+            |registry: RegistryClient| async move { registry.offer_partition(host, partition, offer).await };
+        let offered = self.asker.ask(ask).await;
+        let as_may_be = matches!(
+            offered,
+            Ok(_) | Err(Code::PartitionLent | Code::PartitionNotReady | Code::PreconditionFailed)
+        );
+        assert!(as_may_be, "{offered:?}");
     }
 
-    /// Changes, or withdraws and offers again.
+    /// Changes, or withdraws, and offers again.
     async fn manage(&mut self) {
         let partition = self.partitions[self.random.random_range(0..self.partitions.len())];
         let host = self.host;
         let Some(version) = self.diary.views.get(&partition).map(|view| view.version) else { return };
         let terms = terms(1, self.random.random_range(1..5_000_000_000));
-        let change = ChangeOffer { terms, new_key: self.random.random() };
+        let change = &ChangeOffer { terms, new_key: self.random.random() };
         let answer = if self.random.random() {
-            self.asker
-                .ask(|| self.asker.registry.change_partition(host, partition, version, &change))
-                .await
-                .map(drop)
+            let changed = self.asker.ask(|registry| async move {
+                registry.change_partition(host, partition, version, change).await
+            });
+            changed.await.map(drop)
         } else {
-            self.asker.ask(|| self.asker.registry.withdraw_partition(host, partition)).await
+            let withdrawn = self.asker.ask(|registry| async move {
+                registry.withdraw_partition(host, partition, Some(version)).await
+            });
+            withdrawn.await
         };
         // Another version: what it asked before it was cut off had been heard.
         let as_may_be = matches!(
@@ -295,7 +334,9 @@ impl HostAtWork {
         let told = std::mem::take(&mut self.news);
         let beat = Heartbeat { known_revision: Some(self.diary.revision), wait_ms: WAIT_MS, ..told.clone() };
         let host = self.host;
-        let reply = self.asker.ask(|| self.asker.registry.heartbeat(host, &beat)).await.unwrap();
+        let beat = &beat;
+        let reply =
+            self.asker.ask(|registry| async move { registry.heartbeat(host, beat).await }).await.unwrap();
         self.diary.ended.extend(told.ended.into_iter().map(|end| (end.lease, end.reason)));
         assert!(reply.revision >= self.diary.revision, "law 6: a host's revision went back");
         self.diary.revision = reply.revision;

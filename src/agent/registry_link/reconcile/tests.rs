@@ -126,6 +126,26 @@ fn a_change_whose_answer_was_lost_is_taken_if_the_registry_has_it() {
 }
 
 #[test]
+fn a_change_of_what_has_another_version_than_was_known_is_asked_for_again_with_that() {
+    let change = Change { terms: other_terms(), host_cpus: vec![1], new_key: false };
+    let changing = partition(State::Offered { change: Some(change) });
+    let later = RegisteredPartition { version: TermsVersion(3), ..view(LendingState::Free, 0) };
+    let registered = Step::Event(Event::Registered(Some(TermsVersion(3))));
+    assert_eq!(reconcile(&changing, Some(&later)), [registered, Step::AskAgain]);
+}
+
+#[test]
+fn an_answer_older_than_the_change_does_not_count_as_it() {
+    let change = Change { terms: other_terms(), host_cpus: vec![1], new_key: false };
+    let changing =
+        Partition { version: Some(TermsVersion(4)), ..partition(State::Offered { change: Some(change) }) };
+    let before =
+        RegisteredPartition { terms: other_terms(), version: TermsVersion(2), ..view(LendingState::Free, 0) };
+    let taken = |step: &Step| matches!(step, Step::Event(Event::ChangeTaken(_)));
+    assert!(!reconcile(&changing, Some(&before)).iter().any(taken));
+}
+
+#[test]
 fn a_withdrawal_ends_as_the_registry_has_it() {
     let withdrawing = partition(State::Withdrawing);
     assert_eq!(reconcile(&withdrawing, None), [Step::Event(Event::Unregistered)]);

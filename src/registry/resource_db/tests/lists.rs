@@ -13,7 +13,7 @@ async fn another_market(market: &Market) -> (LenderId, HostId, Lease) {
     };
     let (host, borrower) = (HostId(Uuid::from_u128(11)), borrower(&market.db, "eve", [12; 32]).await);
     market.db.enrol_host(enrol(host, lender, [13; 32])).await.unwrap();
-    market.db.register(host, market.partition, terms(1_000_000)).await.unwrap();
+    market.db.register(host, market.partition, put(terms(1_000_000), None)).await.unwrap();
     let wish = market.wish();
     let wish = Reserve { borrower, wish: MakeLease { host, ..wish.wish.clone() }, ..wish };
     let (Reserved::Now(lease) | Reserved::Before(lease)) = market.db.reserve(wish).await.unwrap();
@@ -49,8 +49,8 @@ async fn a_host_is_listed_with_what_is_written_down_of_it_to_its_lender_and_to_a
     let market = market().await;
     let (other_lender, other_host, _) = another_market(&market).await;
     let another = PartitionId(Uuid::from_u128(21));
-    market.db.register(market.host, another, terms(1)).await.unwrap();
-    market.db.withdraw(market.host, another).await.unwrap();
+    market.db.register(market.host, another, put(terms(1), None)).await.unwrap();
+    market.db.withdraw(market.host, another, None).await.unwrap();
     market.borrow().await;
     let heard = market.clock.now();
     market.db.confirm_hosts(vec![(market.host, heard)]).await.unwrap();

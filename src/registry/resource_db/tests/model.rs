@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::{money::euros, *};
 use crate::{
@@ -17,6 +17,7 @@ enum Step {
     Register {
         partition: u128,
         price: i64,
+        known: Option<u64>,
     },
     Change {
         partition: u128,
@@ -26,6 +27,7 @@ enum Step {
     },
     Withdraw {
         partition: u128,
+        version: Option<u64>,
     },
     Lend {
         partition: u128,
@@ -94,10 +96,12 @@ fn any_budget() -> impl Strategy<Value = Option<i64>> {
 fn lender_step() -> impl Strategy<Value = Step> {
     let (partition, version) = (20..22u128, 1..5u64);
     prop_oneof![
-        3 => (partition.clone(), 0..3i64).prop_map(|(partition, price)| Step::Register { partition, price }),
-        2 => (partition.clone(), version, 0..3i64, any::<bool>()).prop_map(
+        3 => (partition.clone(), 0..3i64, prop::option::of(version.clone()))
+            .prop_map(|(partition, price, known)| Step::Register { partition, price, known }),
+        2 => (partition.clone(), version.clone(), 0..3i64, any::<bool>()).prop_map(
             |(partition, version, price, new_key)| Step::Change { partition, version, price, new_key }),
-        1 => partition.prop_map(|partition| Step::Withdraw { partition }),
+        1 => (partition, prop::option::weighted(0.3, version))
+            .prop_map(|(partition, version)| Step::Withdraw { partition, version }),
         2 => (0..8usize).prop_map(|lease| Step::Recall { lease }),
     ]
 }
@@ -164,15 +168,15 @@ impl Market {
     async fn step(&self, step: Step, history: &mut History) {
         let named = |number| PartitionId(Uuid::from_u128(number));
         match step {
-            Step::Register { partition, price } => {
-                let _ = self.db.register(self.host, named(partition), offered(price)).await;
+            Step::Register { partition, price, known } => {
+                let _ = self.db.register(self.host, named(partition), put(offered(price), known)).await;
             }
             Step::Change { partition, version, price, new_key } => {
                 let offer = ChangeOffer { terms: offered(price), new_key };
                 let _ = self.db.change(self.host, named(partition), TermsVersion(version), offer).await;
             }
-            Step::Withdraw { partition } => {
-                let _ = self.db.withdraw(self.host, named(partition)).await;
+            Step::Withdraw { partition, version } => {
+                let _ = self.db.withdraw(self.host, named(partition), version.map(TermsVersion)).await;
             }
             Step::Lend { partition, version, seconds, budget } => {
                 let mut wish = self.wish();
@@ -319,19 +323,43 @@ impl Market {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+/// So many, where nobody says how many.
+const HISTORIES: u32 = 1000;
 
-    #[test]
-    fn the_laws_hold_after_each_step_of_any_history(history in prop::collection::vec(any_step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let market = market().await;
-            let mut so_far = History::default();
-            for step in history {
-                market.step(step, &mut so_far).await;
-                market.assert_laws(&mut so_far).await;
-            }
-        });
-    }
+fn any_history() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(any_step(), 1..40)
+}
+
+fn holds_in(history: Vec<Step>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let market = market().await;
+        let mut so_far = History::default();
+        for step in history {
+            market.step(step, &mut so_far).await;
+            market.assert_laws(&mut so_far).await;
+        }
+    });
+}
+
+/// `SUBLET_HISTORIES=20000` tries that many.
+#[test]
+fn the_laws_hold_after_each_step_of_any_history() {
+    let histories = std::env::var("SUBLET_HISTORIES").map_or(HISTORIES, |number| number.parse().unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let config = ProptestConfig {
+                cases: histories.div_ceil(2),
+                source_file: Some(file!()),
+                ..ProptestConfig::default()
+            };
+            scope.spawn(|| {
+                let holds = |history| {
+                    holds_in(history);
+                    Ok(())
+                };
+                TestRunner::new(config).run(&any_history(), holds).unwrap_or_else(|error| panic!("{error}"));
+            });
+        }
+    });
 }

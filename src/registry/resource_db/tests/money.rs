@@ -32,7 +32,7 @@ fn recallable() -> Terms {
 
 impl Market {
     async fn offer_again(&self, terms: Terms) {
-        self.db.register(self.host, self.partition, terms).await.unwrap();
+        self.db.register(self.host, self.partition, put(terms, Some(1))).await.unwrap();
     }
 
     fn wish_with(&self, version: u64, budget: Option<Amount>) -> Reserve {
@@ -126,7 +126,7 @@ async fn credit_covers_the_worst_case_of_all_running_leases_and_is_free_again_af
     let lease = market.borrow().await;
     assert_eq!(market.borrowers().await.held, Micros(2_000_000));
     let other = PartitionId(Uuid::from_u128(21));
-    market.db.register(market.host, other, terms(1_000_000)).await.unwrap();
+    market.db.register(market.host, other, put(terms(1_000_000), None)).await.unwrap();
     let mut second = market.wish();
     (second.wish.partition, second.wish.duration_seconds) = (other, 1);
     let error = market.db.reserve(second.clone()).await.unwrap_err();
