@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project: formatting, lints, unit tests, and whole-system tests on real guests in the lab.
 # usage: tests/run.sh [--long]
-#   --long   also what takes long: property tests and simulations with many more cases
+#   --long   also what takes long: property tests, simulations and crash loops with many more cases
 # Installs what it needs on a fresh Debian 12 with Rust and a C compiler (as root, or by sudo).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,11 @@ for argument in "$@"; do
     *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
     esac
 done
-[ "$long" = no ] || export PROPTEST_CASES=20000 SUBLET_SEEDS=3000
+histories_on_postgres=100 kills_on_postgres=40 time_on_postgres=15m
+if [ "$long" = yes ]; then
+    export PROPTEST_CASES=20000 SUBLET_SEEDS=3000 SUBLET_HISTORIES=20000 SUBLET_KILLS=1000
+    histories_on_postgres=3000 kills_on_postgres=400 time_on_postgres=90m
+fi
 
 # Nothing here is built twice, so what would make that faster is only gigabytes.
 export CARGO_INCREMENTAL=0
@@ -39,10 +43,10 @@ step "unit tests"
 cargo test --locked --workspace
 
 step "the registry on PostgreSQL"
-# Of the crash tests the one that is short: what it takes to come up two hundred times is the server's.
-timeout 15m bash tests/postgres/with-server.sh bash -euc '
+SUBLET_HISTORIES=$histories_on_postgres SUBLET_KILLS=$kills_on_postgres \
+    timeout "$time_on_postgres" bash tests/postgres/with-server.sh bash -euc '
     cargo test --locked --package sublet --lib registry::resource_db
-    cargo test --locked --package sublet --features postgres-tests --test registry -- --skip two_hundred_kills'
+    cargo test --locked --package sublet --features postgres-tests --test registry'
 timeout 5m bash tests/postgres/with-server.sh --far \
     cargo test --locked --package sublet --features postgres-tests --test registry -- registries lending
 

@@ -1,14 +1,23 @@
 #!/usr/bin/env bash
 # Runs COMMAND while a PostgreSQL server of its own runs, whose URL it finds in SUBLET_TEST_DATABASE.
-# usage: with-server.sh [--far] COMMAND…
-#   --far   the server is in a network namespace of its own, behind TCP, TLS and a password; else behind a socket that
-#           its owner alone can open
-# It runs as user postgres where the caller is root, who may not run a server. It is gone when COMMAND ends.
+# usage: with-server.sh [--far] [--durable] COMMAND…
+#   --far       the server is in a network namespace of its own, behind TCP, TLS and a password; else behind a socket that
+#               its owner alone can open
+#   --durable   what it acknowledges survives a power cut, as everywhere but here: else it waits for no disk
+# It runs as user postgres where the caller is root, who may not run a server. It is gone when COMMAND ends; until then
+# SUBLET_TEST_POSTGRES_CONTROL is a shell command that controls it: pg_ctl(1).
 set -euo pipefail
 
-far=no
-[ "${1:-}" != --far ] || { far=yes; shift; }
-[ $# -gt 0 ] || { sed -n '3,5s/^# //p' "$0" >&2; exit 2; }
+far=no durable=no
+while true; do
+    case "${1:-}" in
+    --far) far=yes ;;
+    --durable) durable=yes ;;
+    *) break ;;
+    esac
+    shift
+done
+[ $# -gt 0 ] || { sed -n '3,6s/^# //p' "$0" >&2; exit 2; }
 
 programs=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
 [ -n "$programs" ] || { echo "PostgreSQL is not installed: apt-get install postgresql" >&2; exit 1; }
@@ -74,6 +83,9 @@ if [ "$far" = yes ]; then
     url="postgres://sublet@$address/postgres?sslmode=verify-full&sslrootcert=$place/authority.pem&passfile=$place/passfile"
 fi
 
+# A crash of the server loses nothing by it; of the machine it would.
+[ "$durable" = yes ] || options+=" -c fsync=off -c full_page_writes=off"
+
 if [ "$(id -un)" != "$owner" ]; then
     chown "$owner" "$place"
     [ "$far" = no ] || chown "$owner" "$place/server.key" "$place/password"
@@ -89,4 +101,6 @@ fi
 "${there[@]}" "${as_owner[@]}" "$programs/pg_ctl" --pgdata "$place/data" --log "$place/data/log" --options "$options" \
     --wait start >/dev/null || { "${as_owner[@]}" cat "$place/data/log" >&2; exit 1; }
 
-SUBLET_TEST_DATABASE=$url "$@"
+export SUBLET_TEST_DATABASE=$url
+export SUBLET_TEST_POSTGRES_CONTROL="${as_owner[*]} $programs/pg_ctl --pgdata $place/data --log $place/data/log"
+"$@"
