@@ -114,7 +114,10 @@ impl Market {
             lending: Default::default(),
         };
         let partition = PartitionId(Uuid::new_v4());
-        self.host_client.offer_partition(self.host.host, partition, &OfferPartition { terms }).await.unwrap()
+        self.host_client
+            .offer_partition(self.host.host, partition, &OfferPartition { terms, known_version: None })
+            .await
+            .unwrap()
     }
 
     /// Leases it and gives it back, again and again, until the power is cut.
