@@ -11,7 +11,7 @@ use std::{
 };
 
 use sublet_lab::exec::{ExecError, Output};
-use sublet_lab::{EMULATOR_FAULT, Host, HostOptions, Lab, Recipe, System, prepare};
+use sublet_lab::{EMULATOR_FAULT, Host, HostOptions, LOST_GUESTS, Lab, Recipe, System, prepare};
 
 const LAB: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/lab");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -56,7 +56,7 @@ struct Place {
 enum Run {
     Passed,
     Failed,
-    /// It has not failed: its host or guest fell to the emulator.
+    /// It has not failed: its host or guest was lost, to the emulator most likely.
     Fell,
 }
 
@@ -82,7 +82,7 @@ impl Place {
             match self.run(name) {
                 Run::Passed => return true,
                 Run::Failed => return false,
-                Run::Fell => println!("test {name} ... begun anew: the emulator failed"),
+                Run::Fell => println!("test {name} ... begun anew: its host or guest was lost"),
             }
         }
         false
@@ -111,7 +111,8 @@ impl Place {
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         println!("test {name} ... {}\n{said}", output.outcome);
-        if said.contains(EMULATOR_FAULT) { Run::Fell } else { Run::Failed }
+        let is_lost = LOST_GUESTS.iter().any(|sign| said.contains(sign));
+        if is_lost || said.contains(EMULATOR_FAULT) { Run::Fell } else { Run::Failed }
     }
 
     /// Runs a command; past the limit its host is killed. True: by then nobody answered there any more.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::log::EMULATOR_FAULT;
+pub use self::log::{EMULATOR_FAULT, LOST_GUESTS};
 pub use self::start::HostStartError;
 use crate::exec::client::Connection;
 use crate::exec::handshake::SecretError;

@@ -36,7 +36,9 @@ mod wait;
 
 pub use agent_config::RegistryUrlError;
 pub use disk::DiskError;
-pub use host::{AgentAction, CopyError, EMULATOR_FAULT, Host, HostOptions, HostStartError, HostTls};
+pub use host::{
+    AgentAction, CopyError, EMULATOR_FAULT, Host, HostOptions, HostStartError, HostTls, LOST_GUESTS,
+};
 pub use lab::{DIRECTORY_VARIABLE, Lab, LabError, UpError};
 pub use prepare::{PrepareError, Recipe, System, prepare};
 pub use qemu::{KillError, StartError};

@@ -9,6 +9,9 @@ use super::Host;
 /// What a kernel says when it fell to a fault of its emulator: before version 8.1 QEMU may translate an instruction while
 /// another CPU patches it, and then runs the half-patched one for ever (ADR 11). No real host knows that.
 pub const EMULATOR_FAULT: &str = "Oops: int3";
+/// What is found, beside that, of a guest that its emulated host's CPU has lost: a fault that its kernel could not even report, and
+/// a timer of KVM's that no longer comes (ADR 11). Neither says that it was the emulator's doing.
+pub const LOST_GUESTS: [&str; 2] = ["how: TripleFault", "Possible timer handling issue"];
 /// What a host's kernel says, beside that, of a CPU that its emulator gave back half from a guest: it no longer finds its own
 /// data, so that each page fault causes another (ADR 11). Nothing that a program does can make a kernel say it.
 const HALF_A_GUEST: &str = "stack guard page was hit";
