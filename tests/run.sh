@@ -58,7 +58,8 @@ timeout 20m bash vmm/fuzz/run.sh
 
 # Each test bounds its own waiting; these end a run that hangs all the same, so that it is told before CI gives up.
 step "tests of the VMM on real guests"
-timeout 20m cargo test --locked --package sublet-vmm --features system-tests --test lab
+# What was begun anew is told though all has passed.
+timeout 20m cargo test --locked --package sublet-vmm --features system-tests --test lab -- --nocapture
 
 step "whole-system tests"
 trap '"$(bash examples/build.sh 2>/dev/null)/sublet-lab" --dir "${CARGO_TARGET_DIR:-target}/system-tests/lab" down >/dev/null' EXIT

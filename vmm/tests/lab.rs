@@ -20,6 +20,8 @@ const INSIDE: &str = "/tmp/machine";
 const HOSTILE: &str = "/tmp/hostile-guest";
 /// How often a test is begun whose host or guest fell to the emulator (ADR 11).
 const ATTEMPTS: u32 = 3;
+/// How many guests may be lost in a whole run, and none twice in one test: more is no accident of the emulator's (ADR 11).
+const LOST_MAX: u32 = 2;
 /// Longest that one test may run; each bounds its own waiting far below.
 const RUN_LIMIT: Duration = Duration::from_secs(240);
 /// How often a host that is at work is called before it is held for hung, two seconds each.
@@ -50,14 +52,18 @@ struct Place {
     host: Host,
     system: System,
     programs: Vec<(PathBuf, &'static str)>,
+    /// Guests that were lost so far.
+    lost: u32,
 }
 
 /// How one run of a test ended.
 enum Run {
     Passed,
     Failed,
-    /// It has not failed: its host or guest was lost, to the emulator most likely.
+    /// It has not failed: its host, or its guest by what its kernel said, fell to the emulator.
     Fell,
+    /// Its guest was lost, to the emulator most likely.
+    Lost,
 }
 
 impl Place {
@@ -67,7 +73,7 @@ impl Place {
             lab.remove(&old).unwrap();
         }
         let host = up(&lab, &system, &programs);
-        Self { lab, host, system, programs }
+        Self { lab, host, system, programs, lost: 0 }
     }
 
     fn names(&self) -> Vec<String> {
@@ -78,11 +84,20 @@ impl Place {
 
     /// Runs one test, anew where that says nothing of the machine.
     fn passes(&mut self, name: &str) -> bool {
+        let lost_before = self.lost;
         for _ in 0..ATTEMPTS {
             match self.run(name) {
                 Run::Passed => return true,
                 Run::Failed => return false,
-                Run::Fell => println!("test {name} ... begun anew: its host or guest was lost"),
+                Run::Fell => println!("test {name} ... begun anew: the emulator failed"),
+                Run::Lost if self.lost > lost_before || self.lost == LOST_MAX => return false,
+                Run::Lost => {
+                    self.lost += 1;
+                    println!(
+                        "test {name} ... begun anew: its guest was lost, number {} of this run",
+                        self.lost
+                    );
+                }
             }
         }
         false
@@ -112,7 +127,11 @@ impl Place {
         let said = String::from_utf8_lossy(&said);
         println!("test {name} ... {}\n{said}", output.outcome);
         let is_lost = LOST_GUESTS.iter().any(|sign| said.contains(sign));
-        if is_lost || said.contains(EMULATOR_FAULT) { Run::Fell } else { Run::Failed }
+        match said.contains(EMULATOR_FAULT) {
+            true => Run::Fell,
+            false if is_lost => Run::Lost,
+            false => Run::Failed,
+        }
     }
 
     /// Runs a command; past the limit its host is killed. True: by then nobody answered there any more.
