@@ -28,7 +28,6 @@ use crate::{
         id::{BorrowerId, LeaseId},
         lease::{DURATION_MAX_SECONDS, LeaseNotAllowed},
         money::Rounding,
-        registration::RegistrationNotAllowed,
     },
 };
 
@@ -192,30 +191,6 @@ impl Registry {
 
     async fn lease_of(&self, borrower: BorrowerId, lease: LeaseId) -> Result<Lease, Problem> {
         self.db.lease(borrower, lease).await?.ok_or_else(no_such_lease)
-    }
-}
-
-impl ReserveError {
-    /// What the borrower is told; none: the fault is the registry's.
-    pub(super) fn problem(&self) -> Option<Problem> {
-        let code = match self {
-            Self::NoSuchPartition { .. } => Code::NotFound,
-            Self::HostSilent(_) => Code::HostSilent,
-            Self::IdempotencyKeyReused => Code::IdempotencyKeyReused,
-            Self::RefusedBefore(problem) => return Some(Problem::clone(problem)),
-            Self::BadWish(_) => Code::InvalidRequest,
-            Self::Hold(HoldError::Credit(_)) => Code::CreditExceeded,
-            Self::NotAllowed(refusal) => match refusal {
-                RegistrationNotAllowed::Lent | RegistrationNotAllowed::AwaitingClean => Code::AlreadyLent,
-                RegistrationNotAllowed::Withdrawn => Code::NotFound,
-                RegistrationNotAllowed::OtherVersion { .. } => Code::TermsChanged,
-                RegistrationNotAllowed::NotLentBy(_)
-                | RegistrationNotAllowed::StillLent(_)
-                | RegistrationNotAllowed::Outdated { .. } => return None,
-            },
-            Self::Hold(HoldError::Store(_)) | Self::Store(_) => return None,
-        };
-        Some(Problem::new(code, self.to_string()))
     }
 }
 

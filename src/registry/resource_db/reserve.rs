@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        problem::Problem,
+        problem::{Code, Problem},
         registry::{AskQuote, Lease, MakeLease, Quote},
     },
     domain::{
@@ -74,6 +74,30 @@ pub enum ReserveError {
     Hold(#[from] HoldError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ReserveError {
+    /// What the borrower is told; none: the fault is the registry's.
+    pub fn problem(&self) -> Option<Problem> {
+        let code = match self {
+            Self::NoSuchPartition { .. } => Code::NotFound,
+            Self::HostSilent(_) => Code::HostSilent,
+            Self::IdempotencyKeyReused => Code::IdempotencyKeyReused,
+            Self::RefusedBefore(problem) => return Some(Problem::clone(problem)),
+            Self::BadWish(_) => Code::InvalidRequest,
+            Self::Hold(HoldError::Credit(_)) => Code::CreditExceeded,
+            Self::NotAllowed(refusal) => match refusal {
+                RegistrationNotAllowed::Lent | RegistrationNotAllowed::AwaitingClean => Code::AlreadyLent,
+                RegistrationNotAllowed::Withdrawn => Code::NotFound,
+                RegistrationNotAllowed::OtherVersion { .. } => Code::TermsChanged,
+                RegistrationNotAllowed::NotLentBy(_)
+                | RegistrationNotAllowed::StillLent(_)
+                | RegistrationNotAllowed::Outdated { .. } => return None,
+            },
+            Self::Hold(HoldError::Store(_)) | Self::Store(_) => return None,
+        };
+        Some(Problem::new(code, self.to_string()))
+    }
 }
 
 impl ResourceDb {
@@ -149,7 +173,7 @@ impl Conditions {
 struct EarlierRequest {
     digest: [u8; 32],
     lease: Option<LeaseId>,
-    refusal: Option<String>,
+    refusal: Option<Problem>,
 }
 
 fn earlier_request(
@@ -160,7 +184,7 @@ fn earlier_request(
     let select = "SELECT request_digest, lease, refusal FROM lease_requests \
                   WHERE borrower = $1 AND idempotency_key = $2";
     sql.first(select, values![borrower, key], |mut row| {
-        Ok(EarlierRequest { digest: row.take()?, lease: row.take()?, refusal: row.take()? })
+        Ok(EarlierRequest { digest: row.take()?, lease: row.take()?, refusal: row.take_json_or_none()? })
     })
 }
 
@@ -187,10 +211,8 @@ impl Work<'_> {
         match (earlier.lease, earlier.refusal) {
             _ if earlier.digest != digest(&reserve.wish) => Err(ReserveError::IdempotencyKeyReused),
             (Some(lease), _) => Ok(find_of_borrower(self.sql, reserve.borrower, lease)?),
-            (None, refusal) => {
-                let problem = refusal.and_then(|json| serde_json::from_str(&json).ok());
-                Err(ReserveError::RefusedBefore(problem.ok_or(StoreError::Lost("lease_requests"))?))
-            }
+            (None, Some(refusal)) => Err(ReserveError::RefusedBefore(refusal.into())),
+            (None, None) => Err(StoreError::Lost("lease_requests").into()),
         }
     }
 

@@ -60,6 +60,12 @@ impl Row {
         serde_json::from_str(&text).map_err(|_| self.unreadable())
     }
 
+    /// The next column, JSON or nothing.
+    pub(super) fn take_json_or_none<T: DeserializeOwned>(&mut self) -> Result<Option<T>, StoreError> {
+        let value = self.take::<Option<String>>()?.map(|text| serde_json::from_str(&text));
+        value.transpose().map_err(|_| self.unreadable())
+    }
+
     /// The next column, one word of a few.
     pub(super) fn take_word<T: FromStr>(&mut self) -> Result<T, StoreError> {
         self.take::<String>()?.parse().map_err(|_| self.unreadable())
