@@ -27,10 +27,7 @@ use crate::{
 /// The entries of a borrower's or a lender's account, newest first.
 #[utoipa::path(
     get, path = "/v1/ledger", tag = "ledger",
-    params(
-        ("limit" = Option<u32>, Query, description = "Most entries in one answer; 1 to 1000, 100 where not stated"),
-        ("cursor" = Option<Uuid>, Query, description = "next_cursor of the answer before"),
-    ),
+    params(PageQuery),
     security(("token" = [])),
     responses(
         (status = 200, description = "Entries of the ledger", body = Ledger),
@@ -68,8 +65,7 @@ pub(super) async fn balances(
     get, path = "/v1/statements/{month}", tag = "ledger",
     params(
         ("month" = String, Path, description = "Such as 2026-11", pattern = "^[0-9]{4}-[0-9]{2}$"),
-        ("limit" = Option<u32>, Query, description = "Most entries in one answer; 1 to 1000, 100 where not stated"),
-        ("cursor" = Option<Uuid>, Query, description = "next_cursor of the answer before"),
+        PageQuery,
         ("accept" = Option<String>, Header, description = "text/csv: the entries as a table, for spreadsheets"),
     ),
     security(("token" = [])),

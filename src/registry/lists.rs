@@ -22,10 +22,7 @@ use crate::{
 /// Hosts, newest first: a lender's own, or for an administrator all.
 #[utoipa::path(
     get, path = "/v1/hosts", tag = "hosts",
-    params(
-        ("limit" = Option<u32>, Query, description = "Most hosts in one answer; 1 to 1000, 100 where not stated"),
-        ("cursor" = Option<Uuid>, Query, description = "next_cursor of the answer before"),
-    ),
+    params(PageQuery),
     security(("token" = [])),
     responses(
         (status = 200, description = "Hosts", body = KnownHosts),

@@ -1,6 +1,7 @@
 //! Lists, page by page.
 
 use serde::Deserialize;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::resource_db::Page;
@@ -10,7 +11,8 @@ const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
 
 /// Which part of a list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
     /// Most rows in one answer; 1 to 1000, 100 where not stated.

@@ -110,10 +110,7 @@ pub(super) async fn set_credit_limit(
 /// What was done with accounts, by whom, newest first.
 #[utoipa::path(
     get, path = "/v1/acts", tag = "books",
-    params(
-        ("limit" = Option<u32>, Query, description = "Most acts in one answer; 1 to 1000, 100 where not stated"),
-        ("cursor" = Option<Uuid>, Query, description = "next_cursor of the answer before"),
-    ),
+    params(PageQuery),
     security(("token" = [])),
     responses(
         (status = 200, description = "Acts", body = Acts),
