@@ -63,9 +63,12 @@ pub async fn run(
     if tls.is_none() {
         plain_http_allowed(listen.address, listen.insecure_http)?;
     }
-    if let Some((tls, files)) = tls.clone().zip(listen.tls) {
-        on_hangup(move || tls.renew(files.load())).map_err(RegistryError::Signal)?;
-    }
+    let shown = tls.clone().zip(listen.tls);
+    let renew = move || match &shown {
+        Some((tls, files)) => tls.renew(files.load()),
+        None => tracing::info!("there are no certificates to read again"),
+    };
+    on_hangup(renew).map_err(RegistryError::Signal)?;
     let registry = Registry::start(settings, shutdown.clone()).await?;
     let failed = |source| RegistryError::Listen { address: listen.address, source };
     let listener = TcpListener::bind(listen.address).await.map_err(failed)?;

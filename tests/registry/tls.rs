@@ -134,6 +134,16 @@ async fn certificates_are_read_again_at_a_hangup_and_those_of_before_stay_where_
     assert!(server.log().contains("registry.crt"), "{}", server.log());
 }
 
+#[tokio::test]
+async fn a_hangup_ends_no_registry_that_has_no_certificates() {
+    let server = Server::start();
+    let bob = server.borrower("bob");
+    server.hang_up();
+    let heard = async || server.log().contains("no certificates to read again").then_some(());
+    eventually("it has heard it", heard).await;
+    assert!(bob.search(&<_>::default()).await.is_ok());
+}
+
 #[test]
 fn a_certificate_without_its_key_is_refused() {
     let authority = Authority::new();
