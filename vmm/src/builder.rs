@@ -10,7 +10,7 @@ use std::{
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VmFd};
 use sublet_vmm_protocol::{
-    DiskConfig, DiskStatus, MacAddress, MachineConfig, PortConfig, RngConfig, config::DISK_QUEUE_MAX,
+    DiskConfig, MacAddress, MachineConfig, PortConfig, RngConfig, config::DISK_QUEUE_MAX,
 };
 use thiserror::Error;
 use vmm_sys_util::errno;
@@ -28,7 +28,7 @@ use crate::{
         serial::SerialPort,
         virtio::{
             VirtioDevice,
-            block::{Block, BlockError, BlockOptions},
+            block::{Block, BlockError, BlockOptions, DiskService},
             console::{PortCard, PortError},
             net::{KernelNet, NetCard, NetError},
             rng::{Rng, RngError},
@@ -145,13 +145,13 @@ impl Devices<'_> {
         config: &MachineConfig,
         disks: Vec<Disk>,
         filters: &DiskFilters,
-    ) -> Result<Vec<DiskStatus>, BuildError> {
+    ) -> Result<Vec<DiskService>, BuildError> {
         let add = |(number, (disk, about))| {
             let options = block_options(about, number, config.vcpu_host_cpus.len());
             let (disk, memory) = (Arc::new(disk), self.memory.clone());
             let block = Block::new(disk, &options, memory, filters.clone()).map_err(BuildError::Block)?;
-            let status = block.status().clone();
-            self.add(Box::new(block)).map(|()| status)
+            let service = block.service().clone();
+            self.add(Box::new(block)).map(|()| service)
         };
         disks.into_iter().zip(&config.disks).enumerate().map(add).collect()
     }

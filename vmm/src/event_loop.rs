@@ -210,7 +210,7 @@ impl EventLoop {
             name: self.name.clone(),
             generation: self.lifecycle.generation(),
             state: self.lifecycle.state().clone(),
-            disks: self.machine.disks().to_vec(),
+            disks: self.machine.disks(),
             stop_at_boottime_ns: self.stop_at_boottime_ns,
         })
     }

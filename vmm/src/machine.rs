@@ -15,7 +15,7 @@ use crate::{
     arch::x86_64::registers::EntryPoint,
     boot::{self, BootError, Files},
     console::Console,
-    devices::{Bus, power::PowerButton},
+    devices::{Bus, power::PowerButton, virtio::block::DiskService},
     memory::{self, GuestMemory},
     vcpu::{GuestEnd, Vcpu},
 };
@@ -30,7 +30,7 @@ pub struct Machine {
     pub(crate) bus: Arc<Bus>,
     pub(crate) console: Arc<Console>,
     pub(crate) power_button: PowerButton,
-    pub(crate) disks: Vec<DiskStatus>,
+    pub(crate) disks: Vec<DiskService>,
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) end: Arc<GuestEnd>,
     pub(crate) stopping: Arc<AtomicBool>,
@@ -81,7 +81,8 @@ impl Machine {
         &self.console
     }
 
-    pub fn disks(&self) -> &[DiskStatus] {
-        &self.disks
+    /// How its disks are served.
+    pub fn disks(&self) -> Vec<DiskStatus> {
+        self.disks.iter().map(DiskService::status).collect()
     }
 }

@@ -62,6 +62,9 @@ pub struct DiskStatus {
     pub queues: u16,
     #[serde(flatten)]
     pub engine: DiskEngine,
+    /// How long its limits have held up requests since the machine was built, in nanoseconds.
+    #[serde(default)]
+    pub throttled_ns: u64,
 }
 
 /// What carries out a disk's requests.

@@ -1,6 +1,13 @@
 //! The disk as the transport sees it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use sublet_vmm_protocol::{DiskEngine, DiskLimits, DiskStatus};
 use thiserror::Error;
@@ -42,7 +49,22 @@ pub struct Block {
     config: [u8; CONFIG_BYTES],
     queues: Vec<QueueSlot>,
     worker: Worker,
-    status: DiskStatus,
+    service: DiskService,
+}
+
+/// How a disk is served, from outside.
+#[derive(Debug, Clone)]
+pub struct DiskService {
+    queues: u16,
+    engine: DiskEngine,
+    held_up_ns: Arc<AtomicU64>,
+}
+
+impl DiskService {
+    pub fn status(&self) -> DiskStatus {
+        let throttled_ns = self.held_up_ns.load(Ordering::Relaxed);
+        DiskStatus { queues: self.queues, engine: self.engine.clone(), throttled_ns }
+    }
 }
 
 impl Block {
@@ -71,17 +93,19 @@ impl Block {
         let make = move || {
             let (engine, which) = engine(&disk);
             let filter = filters.of(&which).clone();
-            Made { own: Server::new(disk, engine, serial, limits, memory), filter, told: which }
+            let server = Server::new(disk, engine, serial, limits, memory);
+            let told = (which, server.held_up_ns());
+            Made { own: server, filter, told }
         };
-        let (worker, engine) =
+        let (worker, (engine, held_up_ns)) =
             Worker::spawn(format!("blk-{}", options.number), &queues, make).map_err(BlockError::Thread)?;
-        let status = DiskStatus { queues: options.queues, engine };
-        Ok(Self { features, config, queues, worker, status })
+        let service = DiskService { queues: options.queues, engine, held_up_ns };
+        Ok(Self { features, config, queues, worker, service })
     }
 
-    /// How the disk is served; that never changes.
-    pub fn status(&self) -> &DiskStatus {
-        &self.status
+    /// How the disk is served.
+    pub fn service(&self) -> &DiskService {
+        &self.service
     }
 }
 

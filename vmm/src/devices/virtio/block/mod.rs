@@ -7,7 +7,7 @@ pub mod device;
 pub mod queue;
 pub mod request;
 
-pub use self::device::{Block, BlockError, BlockOptions};
+pub use self::device::{Block, BlockError, BlockOptions, DiskService};
 
 #[cfg(test)]
 mod tests;

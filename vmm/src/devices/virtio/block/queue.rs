@@ -4,7 +4,10 @@
 use std::{
     io,
     os::fd::BorrowedFd,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,6 +46,7 @@ pub struct Server {
     limiter: RateLimiter,
     /// Origin of the limiter's time.
     begun: Instant,
+    held_up: HeldUp,
     /// Requests that the engine has in hand, by their number there.
     started: Vec<Option<Started>>,
     /// Numbers that are free.
@@ -51,6 +55,26 @@ pub struct Server {
     turn: usize,
     /// Queues in which something has been given back and the driver not interrupted yet.
     answered: u64,
+}
+
+/// How long the limits have held up requests.
+#[derive(Default)]
+struct HeldUp {
+    /// Those that are over.
+    total_ns: Arc<AtomicU64>,
+    since: Option<Instant>,
+}
+
+impl HeldUp {
+    fn begins(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn ends(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.total_ns.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A request in the engine's hands.
@@ -97,11 +121,26 @@ impl Server {
             memory,
             limiter: RateLimiter::new(limits.operations, limits.bytes, 0),
             begun: Instant::now(),
+            held_up: HeldUp::default(),
             started: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH).collect(),
             turn: 0,
             answered: 0,
         }
+    }
+
+    /// How long the limits have held up requests, in nanoseconds; it grows while the disk is served.
+    pub fn held_up_ns(&self) -> Arc<AtomicU64> {
+        self.held_up.total_ns.clone()
+    }
+
+    /// Whether the driver has offered something that was not taken yet.
+    fn has_requests(&self, session: &Session) -> bool {
+        let waits = |active: &ActiveQueue| {
+            let offered = active.queue.avail_idx(&*self.memory, Ordering::Acquire);
+            offered.is_ok_and(|offered| offered.0 != active.queue.next_avail())
+        };
+        session.queues.iter().flatten().any(waits)
     }
 
     /// Takes requests from the queues in turn.
@@ -110,8 +149,12 @@ impl Server {
         while idle < session.queues.len() {
             let wait_ns = self.limiter.wait_ns(|| self.begun.elapsed().as_nanos() as u64);
             if wait_ns > 0 {
+                if self.has_requests(session) {
+                    self.held_up.begins();
+                }
                 return Ok(Pause::Limited(Duration::from_nanos(wait_ns)));
             }
+            self.held_up.ends();
             if self.free.is_empty() {
                 return Ok(Pause::Full);
             }

@@ -2,7 +2,7 @@ use std::{
     fs,
     os::fd::{AsRawFd, BorrowedFd},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -447,7 +447,7 @@ fn the_driver_reads_every_limit() {
     assert_eq!((word(48), word(52)), (ZERO_SECTORS_LIMIT, ZERO_RANGES_LIMIT as u32));
     let physical = 512 << config[24];
     assert_eq!(word(44) * 512, physical);
-    let status = driven.block.status();
+    let status = driven.block.service().status();
     assert_eq!(status.queues, QUEUES);
     let read_only = Driven::new(true);
     assert!(read_only.block.config()[36..].iter().all(|byte| *byte == 0));
@@ -476,4 +476,32 @@ fn a_limit_lets_its_burst_through_and_then_waits() {
         assert!(matches!(next, Some(Next::After(wait)) if wait <= Duration::from_secs(1)), "{next:?}");
         assert_eq!(session.queues[0].as_ref().unwrap().queue.next_avail(), 3);
     }
+}
+
+#[test]
+fn time_that_a_limit_holds_requests_up_is_counted_and_time_without_any_is_not() {
+    let place = Place::new(false);
+    let operations = Some(RateLimit { per_second: 1, burst: 1 });
+    let mut server = place.server(ENGINES[0], DiskLimits { operations, bytes: None });
+    let held_up_ns = server.held_up_ns();
+    place.write(HEADER, FLUSH);
+    let heads = [0, 1].map(|number| (number, Descriptor::new(HEADER, 16, NEXT, number + 8)));
+    let statuses = [0, 1].map(|number| (number + 8, status_at(STATUS + u64::from(number))));
+    place.describe(0, &[heads, statuses].concat());
+    let call = None;
+    let mut session =
+        Session { features: FEATURES, queues: vec![Some(ActiveQueue { queue: queue(0), call })] };
+    let mut serve_until = |server: &mut Server, taken: u16| {
+        while session.queues[0].as_ref().unwrap().queue.next_avail() < taken {
+            server.serve(&mut session).unwrap();
+        }
+        server.serve(&mut session).unwrap();
+    };
+    place.offer(1);
+    serve_until(&mut server, 1);
+    assert_eq!(held_up_ns.load(Ordering::Relaxed), 0, "nothing waited while it was in debt");
+    place.offer(2);
+    serve_until(&mut server, 2);
+    let held_up = Duration::from_nanos(held_up_ns.load(Ordering::Relaxed));
+    assert!(held_up > Duration::ZERO && held_up < PATIENCE, "{held_up:?}");
 }
