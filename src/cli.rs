@@ -15,6 +15,7 @@ mod lease_store;
 mod leases;
 mod partition;
 mod progress;
+mod receipt;
 mod rent;
 mod report;
 mod search;
@@ -67,6 +68,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Recall { lease } => borrow::recall(&context, lease).await,
         Command::Bill(bill) => bill::bill(&context, &bill).await,
         Command::Books { command } => books::books(&context, command).await,
+        Command::Receipt(receipt) => receipt::receipt(&context, &receipt).await,
         Command::Audit { file } => audit::audit(&context, &file),
     }
 }

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 
 use super::{
     config::{Config, ConfigError},
+    freeze::{guard::Lookout, receipt::Receipts},
     guest::{
         listener::{self, ListenError},
         process::Vmms,
@@ -20,11 +21,12 @@ use super::{
         carve::ReserveError,
         cgroup::Cgroups,
         clock::LeaseClock,
+        cpus::Cpus,
         inventory::{Inventory, InventoryError},
         network::Networks,
     },
     http::{self, Agent},
-    identity::{Identity, IdentityError},
+    identity::{self, Identity, IdentityError},
     image_cache::ImageCache,
     key_trust::{KeyTrust, KeyTrustError},
     partition::{
@@ -188,12 +190,19 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
     let mut registry = None;
     if let Some(link) = &config.registry {
         let enrolment = registry_link::enrol(link, &config.advertise, &directory).await?;
-        let contact = HostContact { address: config.advertise.clone(), tls_key };
-        registry = Some(RegistryLink::new(link.clone(), contact, enrolment.clone(), table.clone())?);
         identity = identity.enrolled(enrolment);
+    }
+    let receipts = Receipts::new(table.clone(), identity::receipt_signer(&directory)?, identity.host());
+    if let (Some(link), Some(enrolment)) = (&config.registry, identity.enrolment()) {
+        let contact =
+            HostContact { address: config.advertise.clone(), tls_key, receipt_key: Some(receipts.key()) };
+        let records = (table.clone(), receipts.clone());
+        registry = Some(RegistryLink::new(link.clone(), contact, enrolment.clone(), records)?);
     }
     let host_cpus = config.reserve.host_cpus(&inventory.cores);
     Ok(Services {
+        lookout: Lookout { cgroups: cgroups.clone(), cpus: Cpus::default() },
+        receipts,
         networks: Networks::new(config.network.clone(), config.users, &cgroups, host_cpus),
         vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups),
         images: ImageCache::new(config.image_directory.clone()),

@@ -7,6 +7,7 @@ mod leases;
 mod metrics;
 mod owner;
 mod problems;
+mod receipt;
 mod streams;
 mod tunnel;
 mod view;
@@ -78,6 +79,7 @@ fn routes() -> OpenApiRouter<Arc<Agent>> {
         .routes(routes!(owner::offer))
         .routes(routes!(owner::withdraw))
         .routes(routes!(owner::issue_key))
+        .routes(routes!(receipt::receipt))
         .routes(routes!(leases::borrow))
         .routes(routes!(leases::stop))
         .routes(routes!(leases::give_back))

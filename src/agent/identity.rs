@@ -18,6 +18,7 @@ use crate::{
     domain::{
         id::{HostId, IssuerId},
         lending_key::{IssuerKeyPair, IssuerPublicKey, NotAnIssuerKey},
+        receipt::key::{NotHex, ReceiptSigner},
         secret::Secret,
     },
 };
@@ -33,6 +34,8 @@ pub enum IdentityError {
     Content { path: PathBuf, source: serde_json::Error },
     #[error("{path:?} does not hold a key")]
     Key { path: PathBuf, source: NotAnIssuerKey },
+    #[error("{path:?} does not hold a key for receipts")]
+    ReceiptKey { path: PathBuf, source: NotHex },
     #[error("{path:?} holds no token; delete it for a new one")]
     NoToken { path: PathBuf },
 }
@@ -154,6 +157,18 @@ impl Enrolment {
     }
 }
 
+/// What this host signs its receipts with: made once, since leases name its public half.
+pub fn receipt_signer(state_directory: &Path) -> Result<ReceiptSigner, IdentityError> {
+    let path = state_directory.join("receipt-key.json");
+    if let Some(secret) = read::<Secret>(&path)? {
+        return ReceiptSigner::from_secret(&secret)
+            .map_err(|source| IdentityError::ReceiptKey { path, source });
+    }
+    let signer = ReceiptSigner::from_seed(random());
+    write(&path, &signer.secret())?;
+    Ok(signer)
+}
+
 /// The name of this host's wish to be enrolled: asked for again after a lost answer, it is the same host.
 pub fn enrolment_request(state_directory: &Path) -> Result<Uuid, IdentityError> {
     let path = state_directory.join("enrolment-request.json");
@@ -238,12 +253,15 @@ mod tests {
         let (first, again) = (load(&directory).unwrap(), load(&directory).unwrap());
         assert_eq!((first.host(), first.own_issuer()), (again.host(), again.own_issuer()));
         assert!(again.is_owner(&first.owner_token));
+        let key = || receipt_signer(directory.path()).unwrap().key();
+        assert_eq!(key(), key());
     }
 
     #[test]
     fn no_secret_can_be_read_by_others() {
         let directory = tempfile::tempdir().unwrap();
         load(&directory).unwrap();
+        receipt_signer(directory.path()).unwrap();
         for file in fs::read_dir(directory.path()).unwrap() {
             let file = file.unwrap();
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.path());

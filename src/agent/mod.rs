@@ -13,6 +13,8 @@ mod tls;
 
 pub mod partition;
 
+pub mod freeze;
+
 pub mod guest;
 
 pub mod host;

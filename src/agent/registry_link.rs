@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     config::RegistryConfig,
+    freeze::receipt::{Receipts, Untold},
     identity::{Enrolment, IdentityError, enrolment_request, read_secret},
     partition::table::{Reports, Table, TableError},
 };
@@ -33,6 +34,10 @@ use crate::{
 
 /// First and longest wait before the registry is called again when it could not be reached.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// Most violations, and most segments of receipts, that go with one heartbeat.
+const VIOLATIONS_AT_ONCE: u32 = 32;
+const SEGMENTS_AT_ONCE: u32 = 32;
 
 #[derive(Debug, Error)]
 pub enum LinkError {
@@ -170,6 +175,7 @@ pub struct RegistryLink {
     contact: HostContact,
     enrolment: Enrolment,
     table: Table,
+    receipts: Receipts,
     /// There is something to tell the registry.
     news: Notify,
 }
@@ -179,10 +185,10 @@ impl RegistryLink {
         config: RegistryConfig,
         contact: HostContact,
         enrolment: Enrolment,
-        table: Table,
+        (table, receipts): (Table, Receipts),
     ) -> Result<Self, LinkError> {
         let client = RwLock::new(client_with(&config, enrolment.host_token.clone())?);
-        Ok(Self { config, client, contact, enrolment, table, news: Notify::new() })
+        Ok(Self { config, client, contact, enrolment, table, receipts, news: Notify::new() })
     }
 
     fn client(&self) -> RegistryClient {
@@ -270,12 +276,39 @@ impl RegistryLink {
     /// One heartbeat, with all that there is to report; what was told is forgotten.
     pub async fn beat(&self, known_revision: Option<u64>, wait_ms: u64) -> Result<HeartbeatReply, LinkError> {
         let reports = self.table.reports().await?;
+        let (violations, last) = self.receipts.violations(VIOLATIONS_AT_ONCE).await?;
+        let segments = self.receipts.untold(SEGMENTS_AT_ONCE).await?;
         // An answer that waits for news would hold up what there is to report.
-        let wait_ms = if reports.is_empty() { wait_ms } else { 0 };
+        let waits = reports.is_empty() && violations.is_empty() && segments.is_empty();
+        let wait_ms = if waits { wait_ms } else { 0 };
         let Reports { ended, cleaned } = reports.clone();
-        let heartbeat = Heartbeat { cleaned, ended, known_revision, wait_ms, violations: Vec::new() };
+        let heartbeat = Heartbeat { cleaned, ended, known_revision, wait_ms, violations };
         let reply = self.client().heartbeat(self.enrolment.host, &heartbeat).await?;
         self.table.told(reports).await?;
+        self.receipts.told_violations(last).await?;
+        // After the heartbeat, so that a lease that ended here has ended there when the last of its receipt comes.
+        self.hand_over(segments).await?;
         Ok(reply)
+    }
+
+    /// Has the registry keep segments of receipts. What it will never take is not told again.
+    async fn hand_over(&self, segments: Vec<Untold>) -> Result<(), LinkError> {
+        for Untold { lease, number, segment } in segments {
+            let Err(error) = self.client().put_segment(lease, number, &segment).await else {
+                self.receipts.told(lease, number).await?;
+                continue;
+            };
+            match error.code() {
+                // Told again with the next heartbeat, which is not to come at once.
+                Some(Code::LeaseRuns) => tokio::time::sleep(RETRY.0).await,
+                Some(Code::NotFound | Code::ReceiptRefused | Code::InvalidRequest) => {
+                    let error = crate::api::http::chain(&error);
+                    tracing::warn!(%lease, number, error, "the registry takes no such segment of a receipt");
+                    self.receipts.told(lease, number).await?;
+                }
+                _ => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     config::Config,
+    freeze::{guard::Lookout, receipt::Receipts},
     guest::process::Vmms,
     host::{
         carve::{HostResources, Lendable, ReserveError},
@@ -27,6 +28,9 @@ pub struct Services {
     pub identity: Identity,
     pub keys: KeyTrust,
     pub table: Table,
+    pub receipts: Receipts,
+    /// Where the freeze guard looks.
+    pub lookout: Lookout,
     pub images: ImageCache,
     pub vmms: Vmms,
     pub networks: Networks,
@@ -63,6 +67,11 @@ impl Services {
 
     pub fn lendable(&self, resources: &HostResources) -> Result<Lendable, ReserveError> {
         Lendable::new(resources, &self.config.reserve)
+    }
+
+    /// Where all threads of partitions' machines run that are no vCPU's.
+    pub fn service_cpus(&self) -> Vec<u32> {
+        self.config.reserve.host_cpus(&self.inventory.cores)
     }
 
     /// The terms with what the host itself adds to them.

@@ -99,6 +99,8 @@ codes! {
     IdempotencyKeyReused 422 "The idempotency key was used for another request",
     PreconditionFailed 412 "The offer changed in the meantime",
     AccountBlocked 403 "The account is blocked",
+    LeaseRuns 409 "The lease has not ended",
+    ReceiptRefused 422 "This is not the next segment of the lease's receipt",
     HostCertificateNeeded 403 "Hosts have to show a certificate here",
 }
 

@@ -20,6 +20,7 @@ use crate::domain::{
     ledger::entry::Entry,
     matching::{Conditions, Explanation},
     money::{Amount, Currency, FeeRate, Micros, Rounding},
+    receipt::{credit::ReceiptTerms, key::ReceiptKey, segment::Violation},
     resources::AllocationDigest,
     terms::{Epoch, Terms, TermsVersion},
     tls_key::TlsKey,
@@ -44,6 +45,9 @@ pub struct HostContact {
     /// The key by which they are to know it over TLS; none: by an authority.
     #[serde(default)]
     pub tls_key: Option<TlsKey>,
+    /// What it signs receipts with; none: leases that are made from now on have none.
+    #[serde(default)]
+    pub receipt_key: Option<ReceiptKey>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -146,8 +150,10 @@ pub struct Heartbeat {
 #[serde(deny_unknown_fields)]
 pub struct ReportedViolation {
     pub partition: PartitionId,
-    /// What was changed, for people.
-    pub what: String,
+    /// Which lease the partition was opened for; none: it was on offer.
+    #[serde(default)]
+    pub lease: Option<LeaseId>,
+    pub violation: Violation,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,6 +276,8 @@ pub struct Quote {
     pub terms: Terms,
     pub terms_version: TermsVersion,
     pub rounding: Rounding,
+    #[serde(default)]
+    pub receipts: Option<ReceiptTerms>,
     /// The lease ends after so many seconds unless it is returned or recalled before.
     pub ends_after_seconds: u64,
     /// For which reason then.
@@ -337,6 +345,12 @@ pub struct Lease {
     pub worst_case: Micros,
     /// The lender wants the partition back.
     pub recall: Option<Recall>,
+    /// By which its receipt is checked, and what follows from that; none: it has no receipt.
+    #[serde(default)]
+    pub receipts: Option<ReceiptTerms>,
+    /// What its host has found changed behind its agent's back, oldest first, at most 100; not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Violation>,
     /// None: the lease is active.
     pub end: Option<LeaseEnd>,
 }

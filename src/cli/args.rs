@@ -20,6 +20,7 @@ use crate::domain::{
     money::Amount,
     month::Month,
     network::Network,
+    receipt::key::ReceiptKey,
     tls_key::TlsKey,
 };
 
@@ -153,6 +154,8 @@ pub enum Command {
         #[command(subcommand)]
         command: BooksCommand,
     },
+    /// Show what a lease's host states, signed, of what was set aside for it and delivered
+    Receipt(ReceiptArguments),
     /// Recompute a ledger that `sublet-registry export` wrote, and say what disagrees
     Audit { file: PathBuf },
 }
@@ -284,6 +287,22 @@ pub struct BillArguments {
     /// Print the month's entries as a table for spreadsheets
     #[arg(long, requires = "month")]
     pub csv: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReceiptArguments {
+    /// Which lease; not needed where only one is kept here
+    #[arg(value_name = "LEASE", conflicts_with = "file")]
+    pub lease: Option<LeaseId>,
+    /// Check every signature and link; without a key to check with it fails
+    #[arg(long)]
+    pub verify: bool,
+    /// The host's key for receipts, 64 hexadecimal digits; that which the lease names where not stated
+    #[arg(long, value_name = "KEY")]
+    pub receipt_key: Option<ReceiptKey>,
+    /// A receipt that was saved with --json, instead of asking for it
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]

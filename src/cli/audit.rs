@@ -37,9 +37,10 @@ struct Audit {
 
 impl Report for Audit {
     fn text(&self) -> String {
-        let Audited { leases, entries, balances, charged } = &self.audited;
-        let mut lines =
-            vec![format!("{leases} leases, {entries} entries and {balances} balances recomputed")];
+        let Audited { leases, entries, balances, receipts, charged } = &self.audited;
+        let mut lines = vec![format!(
+            "{leases} leases, {entries} entries, {receipts} receipts and {balances} balances recomputed"
+        )];
         lines.extend(charged.iter().map(|(currency, sum)| format!("charged    {sum} {currency}")));
         match self.findings.len() {
             0 => lines.push("everything agrees".to_owned()),

@@ -9,6 +9,7 @@ use crate::{
     domain::{
         id::LeaseId,
         lending_key::{InvalidKey, RestrictError},
+        receipt::chain::BadReceipt,
     },
 };
 
@@ -61,6 +62,14 @@ pub enum CliError {
     Table(#[from] csv::Error),
     #[error("line {line} of {path:?} is not of a ledger's export")]
     BrokenExport { path: PathBuf, line: usize, source: serde_json::Error },
+    #[error("{path:?} is not a receipt")]
+    BrokenReceipt { path: PathBuf, source: serde_json::Error },
+    #[error(
+        "there is no key to check the receipt with: give the one that the lease names with --receipt-key"
+    )]
+    NoReceiptKey,
+    #[error("the receipt proves nothing")]
+    Receipt(#[from] BadReceipt),
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("cannot print as JSON")]

@@ -15,6 +15,7 @@ use crate::{
     api::{registry::LeaseGranted, secret::Secret},
     domain::{
         id::{HostId, LeaseId, PartitionId},
+        receipt::credit::ReceiptTerms,
         resources::AllocationDigest,
         terms::Terms,
         tls_key::TlsKey,
@@ -33,6 +34,8 @@ pub(super) struct KeptLease {
     pub(super) terms: Terms,
     pub(super) allocation_digest: AllocationDigest,
     pub(super) expires_at: Timestamp,
+    #[serde(default)]
+    pub(super) receipts: Option<ReceiptTerms>,
     pub(super) key: Secret,
 }
 
@@ -47,6 +50,7 @@ impl From<LeaseGranted> for KeptLease {
             terms: granted.lease.terms,
             allocation_digest: granted.allocation_digest,
             expires_at: granted.lease.expires_at,
+            receipts: granted.lease.receipts,
             key: granted.key,
         }
     }
@@ -172,6 +176,7 @@ mod tests {
             host: HostId(Uuid::nil()),
             host_address: "http://127.0.0.1:7180".to_owned(),
             host_tls_key: None,
+            receipts: None,
             partition: PartitionId(Uuid::nil()),
             terms: Terms {
                 allocation,

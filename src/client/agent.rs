@@ -17,7 +17,10 @@ use crate::{
         },
         secret::Secret,
     },
-    domain::id::{JobId, PartitionId},
+    domain::{
+        id::{JobId, LeaseId, PartitionId},
+        receipt::chain::Receipt,
+    },
 };
 
 /// An open tunnel to a guest.
@@ -65,6 +68,12 @@ impl AgentClient {
 
     pub async fn partition(&self, id: PartitionId) -> Result<PartitionView, ClientError> {
         self.connection.get(&path(id, "")).await
+    }
+
+    /// The receipt of the lease whose key this is; for the owner that of its latest lease, or of the one that is named.
+    pub async fn receipt(&self, id: PartitionId, lease: Option<LeaseId>) -> Result<Receipt, ClientError> {
+        let lease = lease.map_or_else(String::new, |lease| format!("?lease={lease}"));
+        self.connection.get(&path(id, &format!("/receipt{lease}"))).await
     }
 
     pub async fn change(

@@ -23,6 +23,7 @@ use crate::{
     },
     domain::{
         id::{HostId, KeyId, LeaseId, PartitionId},
+        receipt::chain::{Receipt, SignedSegment},
         terms::TermsVersion,
     },
 };
@@ -184,6 +185,22 @@ impl RegistryClient {
 
     pub async fn end_lease(&self, lease: LeaseId, end: &EndLease) -> Result<Lease, ClientError> {
         self.connection.post(&format!("/v1/leases/{lease}/end"), end).await
+    }
+
+    /// As the lease's host: the next segment of its receipt.
+    pub async fn put_segment(
+        &self,
+        lease: LeaseId,
+        number: u32,
+        segment: &SignedSegment,
+    ) -> Result<(), ClientError> {
+        let request = self.connection.request(Method::PUT, &format!("/v1/leases/{lease}/receipt/{number}"));
+        self.connection.call_for_nothing(request.json(segment)).await
+    }
+
+    /// A lease's receipt, as far as its host has handed it over.
+    pub async fn receipt(&self, lease: LeaseId) -> Result<Receipt, ClientError> {
+        self.connection.get(&format!("/v1/leases/{lease}/receipt")).await
     }
 
     /// What happens from now on, or from after the event `last` on.

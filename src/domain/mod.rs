@@ -11,6 +11,7 @@ pub mod month;
 pub mod network;
 pub mod partition;
 pub mod qualities;
+pub mod receipt;
 pub mod registration;
 pub mod resources;
 pub mod secret;

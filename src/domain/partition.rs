@@ -150,6 +150,10 @@ pub enum Effect {
     GuardEnd,
     /// The lease's end is another one: the VMM is to know it.
     MoveEnd,
+    /// Begin the lease's receipt: what it has is counted from now on.
+    OpenReceipt { lease: LeaseId },
+    /// Sign the last of the lease's receipt; `how`: it ended here, and this is why.
+    CloseReceipt { lease: LeaseId, how: Option<HostEnd> },
     /// Boot this image once more: the guest of boot number `boots` ended before its job runner called, so that nothing
     /// of the borrower's has run.
     BootAgain { image: String, boots: u32 },
@@ -185,8 +189,12 @@ pub struct Transition {
 /// Why an event is refused; nothing has changed.
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
 pub enum NotAllowed {
-    #[error("a partition on offer or lent does not change here: withdraw it first, once it is not lent")]
+    #[error("a partition on offer does not change here: withdraw it first")]
     Frozen,
+    #[error(
+        "the partition is lent and does not change until lease {0} ends; its lender can recall it, where its terms know recalls"
+    )]
+    HeldBy(LeaseId),
     #[error("the partition is not on offer")]
     NotOffered,
     #[error("the partition is on offer already")]
@@ -316,7 +324,6 @@ impl Partition {
             State::Offered { change: None } => {
                 Ok(self.to(State::Offered { change: Some(change) }, [Effect::AskChange]))
             }
-            State::Lent { .. } => Err(NotAllowed::Frozen),
             _ => Err(self.busy()),
         }
     }
@@ -394,7 +401,8 @@ impl Partition {
             State::Offered { change: None } if lease.epoch < self.least_epoch => Err(NotAllowed::EpochPassed),
             State::Offered { change: None } => {
                 self.least_epoch = lease.epoch;
-                Ok(self.to(State::Lent { lease }, [Effect::GuardEnd]))
+                let receipt = Effect::OpenReceipt { lease: lease.lease };
+                Ok(self.to(State::Lent { lease }, [Effect::GuardEnd, receipt]))
             }
             _ => Err(self.not_open()),
         }
@@ -402,7 +410,7 @@ impl Partition {
 
     fn end(mut self, how: HostEnd) -> Result<Transition, NotAllowed> {
         let Some(lease) = self.close() else { return Err(NotAllowed::NotLent) };
-        Ok(self.scrub(lease, Some(Effect::ReportEnded { lease, how })))
+        Ok(self.scrub(lease, Some(how)))
     }
 
     fn end_moved(mut self, moved: LeaseId, expires_at: Timestamp) -> Result<Transition, NotAllowed> {
@@ -459,15 +467,18 @@ impl Partition {
         Some(lease.lease)
     }
 
-    fn scrub(self, lease: LeaseId, report: Option<Effect>) -> Transition {
-        let clean = [Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe];
+    /// `how`: it ended here, and the registry is to hear of it.
+    fn scrub(self, lease: LeaseId, how: Option<HostEnd>) -> Transition {
+        let report = how.map(|how| Effect::ReportEnded { lease, how });
+        let receipt = Effect::CloseReceipt { lease, how };
+        let clean = [receipt, Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe];
         self.to(State::Scrubbing { lease, clean: false }, report.into_iter().chain(clean))
     }
 
     /// Why the owner cannot change the partition now.
     fn busy(&self) -> NotAllowed {
-        match self.state {
-            State::Lent { .. } => NotAllowed::Lent,
+        match &self.state {
+            State::Lent { lease } => NotAllowed::HeldBy(lease.lease),
             State::Offered { change: None } => NotAllowed::Frozen,
             State::Released => NotAllowed::Unexpected,
             _ => NotAllowed::NotReady,

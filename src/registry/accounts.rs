@@ -175,6 +175,12 @@ impl FromRequestParts<Arc<Registry>> for OnlyHost {
     }
 }
 
+impl OnlyHost {
+    pub(super) fn id(self) -> HostId {
+        self.0
+    }
+}
+
 /// A borrower or a lender, by its token: whoever has money here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OwnAccount(pub(super) Account);

@@ -28,6 +28,7 @@ use crate::{
         id::{BorrowerId, LeaseId},
         lease::{DURATION_MAX_SECONDS, LeaseNotAllowed},
         money::Rounding,
+        receipt::credit::CreditRule,
     },
 };
 
@@ -186,7 +187,11 @@ pub(super) async fn recall_lease(
 impl Registry {
     /// What this registry adds to the contracts that are made now.
     fn conditions(&self) -> Conditions {
-        Conditions { rounding: Rounding::BegunSecond, fee_rate: self.settings.fee_rate }
+        Conditions {
+            rounding: Rounding::BegunSecond,
+            fee_rate: self.settings.fee_rate,
+            credit: CreditRule::STANDARD,
+        }
     }
 
     async fn lease_of(&self, borrower: BorrowerId, lease: LeaseId) -> Result<Lease, Problem> {

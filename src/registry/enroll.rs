@@ -155,10 +155,10 @@ impl Registry {
         beat: &Heartbeat,
         confirmed_at: Timestamp,
     ) -> Result<(), StoreError> {
-        beat.violations
-            .iter()
-            .take(VIOLATIONS_MAX)
-            .for_each(|violation| self.market.violated(host, violation));
+        for reported in beat.violations.iter().take(VIOLATIONS_MAX) {
+            let borrower = self.db.keep_violation(host, reported.clone()).await?;
+            self.market.violated(host, reported, borrower);
+        }
         if beat.ended.is_empty() && beat.cleaned.is_empty() {
             return Ok(());
         }

@@ -69,10 +69,10 @@ impl EventLog {
         self.add(changes.iter().flat_map(|change| events_of(change, now)), now);
     }
 
-    /// A host's own event.
-    pub(super) fn of_host(&self, event: Event, lender: Option<LenderId>) {
+    /// A host's own event; `borrower` is to see it too.
+    pub(super) fn of_host(&self, event: Event, lender: Option<LenderId>, borrower: Option<BorrowerId>) {
         let now = event.at;
-        self.add([(event, lender, None)], now);
+        self.add([(event, lender, borrower)], now);
     }
 
     fn add(
@@ -222,7 +222,7 @@ mod tests {
     fn log(events: u128) -> EventLog {
         let log = EventLog::new(at(1000));
         for number in 0..events {
-            log.of_host(of_liveness(host(number), true, at(1000)), None);
+            log.of_host(of_liveness(host(number), true, at(1000)), None, None);
         }
         log
     }
@@ -237,8 +237,8 @@ mod tests {
     #[test]
     fn numbers_grow_even_within_one_moment_and_when_the_clock_is_set_back() {
         let log = log(2);
-        log.of_host(of_liveness(host(9), false, at(5)), None);
-        log.of_host(of_liveness(host(9), true, at(2000)), None);
+        log.of_host(of_liveness(host(9), false, at(5)), None, None);
+        log.of_host(of_liveness(host(9), true, at(2000)), None, None);
         assert_eq!(ids(log.after(1000)), [1001, 1002, 1003, 2000]);
         assert_eq!(ids(log.after(1003)), [2000]);
         assert_eq!((ids(log.after(2000)), log.latest()), (vec![], 2000));

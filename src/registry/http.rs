@@ -14,7 +14,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, lists, payments, terms, tokens,
+    Registry, RegistryError, Settings, bills, borrow, enroll, events, keys, lists, payments, receipts, terms,
+    tokens,
 };
 use crate::api::{
     http::{
@@ -110,6 +111,8 @@ fn routes() -> OpenApiRouter<Arc<Registry>> {
         .routes(routes!(tokens::revoke_token))
         .routes(routes!(borrow::renew_lease))
         .routes(routes!(borrow::recall_lease))
+        .routes(routes!(receipts::keep_segment))
+        .routes(routes!(receipts::receipt))
         .routes(routes!(bills::ledger))
         .routes(routes!(events::events))
         .routes(routes!(bills::balances))

@@ -21,7 +21,7 @@ use crate::{
     api::registry::{Event, EventKind, LendingState, RegisteredPartition, ReportedViolation},
     clock::Clock,
     domain::{
-        id::{HostId, LenderId},
+        id::{BorrowerId, HostId, LenderId},
         matching::{Conditions, Explanation},
     },
 };
@@ -93,17 +93,21 @@ impl Market {
         index.hear(host, heard);
         drop(index);
         tracing::info!(%host, "host {}", if heard { "up" } else { "down" });
-        self.events.of_host(of_liveness(host, heard, self.clock.now()), self.hosts.lender(host));
+        self.events.of_host(of_liveness(host, heard, self.clock.now()), self.hosts.lender(host), None);
     }
 
     /// A host's agent has mended what was changed behind its back.
-    pub(super) fn violated(&self, host: HostId, violation: &ReportedViolation) {
-        let ReportedViolation { partition, what } = violation;
-        tracing::warn!(%host, %partition, what, "what was set aside was changed behind the agent's back");
-        let detail = Some(what.chars().take(VIOLATION_MAX).collect());
-        let (host_of, partition) = (Some(host), Some(*partition));
-        let event = Event::new(EventKind::Violation, self.clock.now());
-        self.events.of_host(Event { host: host_of, partition, detail, ..event }, self.hosts.lender(host));
+    pub(super) fn violated(&self, host: HostId, reported: &ReportedViolation, borrower: Option<BorrowerId>) {
+        let ReportedViolation { partition, lease, violation } = reported;
+        tracing::warn!(%host, %partition, ?lease, %violation, "what was set aside was changed behind the agent's back");
+        let event = Event {
+            host: Some(host),
+            partition: Some(*partition),
+            lease: lease.filter(|_| borrower.is_some()),
+            detail: Some(violation.to_string().chars().take(VIOLATION_MAX).collect()),
+            ..Event::new(EventKind::Violation, self.clock.now())
+        };
+        self.events.of_host(event, self.hosts.lender(host), borrower);
     }
 
     pub(super) fn events(&self) -> &EventLog {

@@ -11,6 +11,7 @@ mod events;
 mod keys;
 mod lists;
 mod payments;
+mod receipts;
 mod terms;
 mod tokens;
 

@@ -316,7 +316,12 @@ impl Driver {
                     self.host.tell();
                 }
             }
-            Effect::BootAgain { .. } | Effect::EndJobs | Effect::ShapeDisk | Effect::Remove => {}
+            Effect::BootAgain { .. }
+            | Effect::OpenReceipt { .. }
+            | Effect::CloseReceipt { .. }
+            | Effect::EndJobs
+            | Effect::ShapeDisk
+            | Effect::Remove => {}
         }
         Ok(None)
     }

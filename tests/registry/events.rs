@@ -1,11 +1,13 @@
 //! `GET /v1/events`: who is told what, and how a stream goes on.
 
+use jiff::Timestamp;
 use sublet::{
     api::{
         problem::Code,
         registry::{Event, EventKind, Heartbeat, ReportedViolation},
     },
     client::MarketEvents,
+    domain::receipt::segment::{self, Watched},
 };
 
 use crate::{
@@ -42,7 +44,18 @@ async fn lender_and_borrower_are_each_told_of_a_lease_from_offer_to_offer() {
     let granted = lease(&bob, &wish(&changed, 600)).await.unwrap();
     let ended = end(&bob, &granted).await.unwrap();
     host.cleaned(&ended).await;
-    let violation = ReportedViolation { partition: offer.partition, what: "cpuset".to_owned() };
+    let violation = ReportedViolation {
+        partition: offer.partition,
+        lease: None,
+        violation: segment::Violation {
+            at: Timestamp::UNIX_EPOCH,
+            what: Watched::Affinity,
+            subject: "thread vcpu0".to_owned(),
+            before: "CPU 1".to_owned(),
+            after: "CPU 0".to_owned(),
+            restored: true,
+        },
+    };
     host.beat(Heartbeat { violations: vec![violation], ..Heartbeat::default() }).await;
     host.withdraw(offer.partition).await.unwrap();
 

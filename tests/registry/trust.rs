@@ -50,8 +50,11 @@ async fn a_lease_says_the_hosts_tls_key_once_the_host_has_told_it() {
     let server = Server::start();
     let (host, bob, granted) = lent(&server).await;
     assert_eq!(granted.lease.host_tls_key, None);
-    let contact =
-        HostContact { address: "https://192.0.2.9:7180/".to_owned(), tls_key: Some(TlsKey::of(b"mine")) };
+    let contact = HostContact {
+        address: "https://192.0.2.9:7180/".to_owned(),
+        tls_key: Some(TlsKey::of(b"mine")),
+        receipt_key: None,
+    };
     host.client.change_contact(host.enrolled.host, &contact).await.unwrap();
     let lease = bob.lease(granted.lease.id).await.unwrap();
     assert_eq!(

@@ -39,8 +39,8 @@ fn a_lent_partition_is_neither_lent_again_nor_changed_nor_withdrawn() {
     let allocation = Some(Allocation { memory_mib: 512, ..SMALL });
     let bigger = ChangePartition { allocation, price: None, new_key: false };
     assert_eq!(code(world.wait(owner.change(offer.id, &bigger))), Some(Code::PartitionFrozen));
-    assert_eq!(code(world.wait(owner.withdraw(offer.id))), Some(Code::PartitionLent));
-    assert_eq!(code(world.wait(owner.release(offer.id))), Some(Code::PartitionLent));
+    assert_eq!(code(world.wait(owner.withdraw(offer.id))), Some(Code::PartitionFrozen));
+    assert_eq!(code(world.wait(owner.release(offer.id))), Some(Code::PartitionFrozen));
     assert_eq!(world.wait(owner.partition(offer.id)).unwrap(), before);
     loan.end();
 }

@@ -14,6 +14,7 @@ mod boots;
 mod change;
 mod cli;
 mod ends;
+mod freeze;
 mod hand_over;
 mod hangs;
 mod images;

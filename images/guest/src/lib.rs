@@ -12,6 +12,7 @@ mod job;
 mod jobs;
 pub mod link;
 pub mod log;
+mod measure;
 pub mod output;
 mod pipe;
 pub mod port;

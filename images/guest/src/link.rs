@@ -202,6 +202,10 @@ impl<D: Dial> Link<D> {
         }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
     /// The next order, on an open link.
     pub(crate) fn receive(&mut self) -> Result<Option<FromHost>, LinkError> {
         match &mut self.state {

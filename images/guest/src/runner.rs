@@ -8,6 +8,7 @@ use sublet_guest_protocol::FromHost;
 use crate::cgroup::Cgroups;
 use crate::jobs::Jobs;
 use crate::link::{Backoff, Dial, Link, LinkError};
+use crate::measure::Measuring;
 use crate::output::BeyondEnd;
 use crate::tunnels::Tunnels;
 
@@ -15,12 +16,19 @@ pub struct Runner<D> {
     link: Link<D>,
     jobs: Jobs,
     tunnels: Tunnels,
+    measuring: Measuring,
 }
 
 impl<D: Dial> Runner<D> {
     /// `nonce` proves to the host whose boot this is; without `cgroups`, jobs are ended by process group.
     pub fn new(dial: D, nonce: String, backoff: Backoff, cgroups: Option<Cgroups>) -> Self {
-        Self { link: Link::new(dial, nonce, backoff), jobs: Jobs::new(cgroups), tunnels: Tunnels::default() }
+        let measuring = Measuring::of_boot(&nonce);
+        Self {
+            link: Link::new(dial, nonce, backoff),
+            jobs: Jobs::new(cgroups),
+            tunnels: Tunnels::default(),
+            measuring,
+        }
     }
 
     pub fn run(mut self) -> ! {
@@ -55,7 +63,12 @@ impl<D: Dial> Runner<D> {
         self.link.watch(&mut watched);
         self.jobs.watch(&mut watched);
         self.tunnels.watch(&mut watched);
-        let deadlines = [self.link.deadline(), self.jobs.deadline(), self.tunnels.deadline()];
+        let deadlines = [
+            self.link.deadline(),
+            self.jobs.deadline(),
+            self.tunnels.deadline(),
+            self.measuring.deadline().filter(|_| self.link.is_open()),
+        ];
         let deadline = deadlines.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
@@ -94,6 +107,10 @@ impl<D: Dial> Runner<D> {
                 self.link.beat_every(Duration::from_millis(every_ms.into()));
                 Ok(())
             }
+            FromHost::Measure { every_ms } => {
+                self.measuring.every(Duration::from_millis(every_ms.into()), Instant::now());
+                Ok(())
+            }
             FromHost::Refused { reason } => Err(LinkError::Refused(reason)),
             FromHost::Welcome { .. } => Err(LinkError::Misbehaved("it welcomed the runner twice".into())),
         }
@@ -105,6 +122,11 @@ impl<D: Dial> Runner<D> {
             let message = self.tunnels.next_message().or_else(|| self.jobs.next_message());
             let Some(message) = message else { break };
             self.link.send(&message)?;
+        }
+        if self.link.is_ready()?
+            && let Some(measured) = self.measuring.next_message(now)
+        {
+            self.link.send(&measured)?;
         }
         self.link.beat(now)
     }

@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use sublet_guest_protocol::{
-    self as protocol, FrameError, FromGuest, FromHost, JobProgress, OLDEST_VERSION, Resume, Stream,
+    self as protocol, FrameError, FromGuest, FromHost, JobProgress, MEASURING_VERSION, OLDEST_VERSION,
+    Resume, Stream,
 };
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinError, time::timeout};
@@ -20,11 +21,19 @@ use super::{
 use crate::{
     agent::{host::clock::LeaseClock, partition::table::TableError},
     api::agent::JobEnd,
-    domain::id::JobId,
+    domain::{
+        id::JobId,
+        receipt::{
+            guest::{GuestWord, boot_name},
+            key::{ReceiptKey, Signature},
+        },
+    },
 };
 
 /// After a guest has ended, what it had sent may still be on its way; once so long nothing came, nothing will.
 const QUIET: Duration = Duration::from_millis(250);
+/// How often a runner is to say what it has measured.
+const MEASURE_EVERY_MS: u32 = 10_000;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -49,7 +58,14 @@ pub struct Relay {
     jobs: Jobs,
     tunnels: Arc<Tunnels>,
     clock: Arc<LeaseClock>,
+    listener: Option<WordListener>,
     current: Option<Current>,
+}
+
+/// Who hears what the runner of a boot has measured.
+struct WordListener {
+    boot: String,
+    tell: Box<dyn Fn(GuestWord) + Send + Sync>,
 }
 
 /// The job that the guest runs, or was told to.
@@ -62,7 +78,13 @@ struct Current {
 impl Relay {
     pub fn new(runner: Runner, jobs: Jobs, tunnels: Arc<Tunnels>, clock: Arc<LeaseClock>) -> Self {
         let Runner { frames, version, known } = runner;
-        Self { frames, version, known, jobs, tunnels, clock, current: None }
+        Self { frames, version, known, jobs, tunnels, clock, listener: None, current: None }
+    }
+
+    /// What the runner measures is told, where it signs it as of the boot that has this nonce.
+    pub fn telling(self, nonce: &str, tell: impl Fn(GuestWord) + Send + Sync + 'static) -> Self {
+        let listener = WordListener { boot: boot_name(nonce), tell: Box::new(tell) };
+        Self { listener: Some(listener), ..self }
     }
 
     /// Serves the runner until the connection breaks, or until the guest is `off` and everything it had sent was taken.
@@ -74,6 +96,7 @@ impl Relay {
     ) -> Result<(), RelayError> {
         self.welcome().await?;
         self.have_it_beat(beat_every).await?;
+        self.have_it_measure().await?;
         self.give_work().await?;
         self.ask_for_tunnels().await?;
         loop {
@@ -124,6 +147,23 @@ impl Relay {
             self.frames.send(&FromHost::Beat { every_ms }).await?;
         }
         Ok(())
+    }
+
+    async fn have_it_measure(&mut self) -> Result<(), RelayError> {
+        if self.version >= MEASURING_VERSION && self.listener.is_some() {
+            self.frames.send(&FromHost::Measure { every_ms: MEASURE_EVERY_MS }).await?;
+        }
+        Ok(())
+    }
+
+    /// A word that is not signed, or not of this boot, is none.
+    fn take_word(&self, text: String, key: [u8; 32], signature: &[u8]) {
+        let Some(listener) = &self.listener else { return };
+        let Ok(signature) = Signature::try_from(signature) else { return };
+        let word = GuestWord { text, key: ReceiptKey::from(key), signature };
+        if word.measured().is_some_and(|measured| measured.boot == listener.boot) {
+            (listener.tell)(word);
+        }
     }
 
     async fn ask_for_tunnels(&mut self) -> Result<(), RelayError> {
@@ -202,6 +242,10 @@ impl Relay {
             }
             FromGuest::TunnelRefused { tunnel, why } => {
                 self.tunnels.refused(tunnel, why);
+                Ok(())
+            }
+            FromGuest::Measured { text, key, signature } => {
+                self.take_word(text, key, &signature);
                 Ok(())
             }
             FromGuest::Started { .. } | FromGuest::Beat => Ok(()),

@@ -1,5 +1,7 @@
 //! A control group a partition: its VMM lives outside the agent's, and can be killed whole.
 
+mod settings;
+
 use std::{
     fs::{self, File},
     io,
@@ -10,6 +12,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
+pub use self::settings::Settings;
 use crate::domain::id::PartitionId;
 
 /// The host's control groups for partitions; none where cgroup2 cannot be used, and then no VMM is started.

@@ -47,6 +47,21 @@ pub fn shape(path: &Path, mib: u64) -> Result<(), DiskError> {
     file.sync_all().map_err(failed("store", path))
 }
 
+/// How large a disk's file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskExtent {
+    pub bytes: u64,
+    /// What of it the file system has allocated.
+    pub allocated_bytes: u64,
+}
+
+/// How large the disk is now; none: it is not there.
+pub fn extent(path: &Path) -> Option<DiskExtent> {
+    let about = fs::metadata(path).ok()?;
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&about);
+    Some(DiskExtent { bytes: about.len(), allocated_bytes: blocks.saturating_mul(512) })
+}
+
 /// Sets blocks aside for a size of `mib`, whatever size the disk has now.
 pub fn reserve(path: &Path, mib: u64) -> Result<(), DiskError> {
     if mib == 0 {

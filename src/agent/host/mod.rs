@@ -4,7 +4,9 @@
 pub mod carve;
 pub mod cgroup;
 pub mod clock;
+pub mod cpus;
 pub mod disk;
 pub mod inventory;
 pub mod network;
+pub mod threads;
 pub mod users;

@@ -157,7 +157,7 @@ fn named(route: &str) -> Option<Operation> {
         route => route.strip_prefix("/v1/partitions/{id}")?,
     };
     Some(match of_partition {
-        "" => Operation::Look,
+        "" | "/receipt" => Operation::Look,
         "/borrow" => Operation::Open,
         "/jobs" | "/jobs/{job}" | "/jobs/{job}/cancel" => Operation::Jobs,
         "/jobs/{job}/logs" => Operation::Logs,

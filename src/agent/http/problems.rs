@@ -72,7 +72,7 @@ impl From<&TunnelError> for Code {
 impl From<NotAllowed> for Code {
     fn from(refusal: NotAllowed) -> Self {
         match refusal {
-            NotAllowed::Frozen => Self::PartitionFrozen,
+            NotAllowed::Frozen | NotAllowed::HeldBy(_) => Self::PartitionFrozen,
             NotAllowed::NotOffered => Self::PartitionNotOffered,
             NotAllowed::AlreadyOffered => Self::PartitionOffered,
             NotAllowed::Lent => Self::PartitionLent,

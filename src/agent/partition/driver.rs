@@ -20,9 +20,11 @@ use super::{
     guest::{RunningRelay, Stopping},
     pulse::Pulse,
     table::{PartitionRow, RequestMark},
+    warning::Warned,
 };
 use crate::{
     agent::{
+        freeze::watch::Watch,
         guest::{jobs::Jobs, listener::Runner, tunnels::Tunnels},
         registry_link::reconcile::{Step, reconcile},
         services::Services,
@@ -76,12 +78,14 @@ pub struct Driver {
     pub(super) row: PartitionRow,
     pub(super) jobs: Jobs,
     pub(super) tunnels: Arc<Tunnels>,
+    pub(super) freeze: Arc<Watch>,
     pub(super) to_self: mpsc::WeakSender<Command>,
     pub(super) relay: Option<RunningRelay>,
     /// Answers at the machine's port.
     pub(super) port: Option<AbortHandle>,
     pub(super) pulse: Option<Pulse>,
     pub(super) stopping: Option<Stopping>,
+    pub(super) warned: Option<Warned>,
     pub(super) published: watch::Sender<PartitionRow>,
     /// The lease that the registry lends the partition for, and its end, which may have moved since a key was issued.
     lent_until: Option<(LeaseId, Timestamp)>,
@@ -94,7 +98,7 @@ impl Driver {
     pub fn new(
         services: Arc<Services>,
         row: PartitionRow,
-        (jobs, tunnels): (Jobs, Arc<Tunnels>),
+        (jobs, tunnels, freeze): (Jobs, Arc<Tunnels>, Arc<Watch>),
         published: watch::Sender<PartitionRow>,
         to_self: mpsc::WeakSender<Command>,
     ) -> Self {
@@ -104,11 +108,13 @@ impl Driver {
             row,
             jobs,
             tunnels,
+            freeze,
             to_self,
             relay: None,
             port: None,
             pulse: None,
             stopping: None,
+            warned: None,
             published,
             lent_until: None,
             retry: None,
@@ -122,6 +128,9 @@ impl Driver {
         mut commands: mpsc::Receiver<Command>,
         recovered: Option<oneshot::Sender<()>>,
     ) {
+        if let Err(error) = self.freeze.resume().await {
+            self.complain("what was counted of its lease could not be found again", &error.into());
+        }
         if let Err(error) = self.recover().await {
             self.complain("the partition's machine could not be found again", &error);
         }
@@ -391,7 +400,12 @@ impl Driver {
         let expiry = self.lease_left().map(|left| Instant::now() + left.min(Duration::from_secs(3600)));
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline);
         let pulse = self.pulse.as_ref().map(|pulse| pulse.due);
-        [expiry, stop, pulse, self.retry.map(|(at, _)| at)].into_iter().flatten().min().unwrap_or(far)
+        let warning = self.warning_left().map(|left| Instant::now() + left);
+        [expiry, stop, pulse, warning, self.retry.map(|(at, _)| at)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(far)
     }
 
     async fn on_time(&mut self) {
@@ -400,6 +414,9 @@ impl Driver {
             self.complain("the lease is over and could not be ended yet", &error);
             self.later();
             return;
+        }
+        if self.warning_left().is_some_and(|left| left.is_zero()) {
+            self.warn().await;
         }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.deadline <= Instant::now()) {
             self.kill_guest().await;

@@ -6,7 +6,11 @@ use super::{driver::Driver, error::PartitionError};
 use crate::{
     agent::{host::disk, registry_link::Answer},
     api::{agent::JobEnd, registry::EndReason},
-    domain::partition::{Effect, Event, HostEnd, Partition, State},
+    domain::{
+        id::LeaseId,
+        partition::{Effect, Event, HostEnd, Partition, State},
+        receipt::segment::{Cleaned, DiskCleaning, MemoryCleaning},
+    },
 };
 
 /// Why an effect is not done.
@@ -39,6 +43,10 @@ impl Driver {
             Effect::PrepareMachine => return self.prepared().await,
             Effect::GuardEnd => self.guard_end().await?,
             Effect::MoveEnd => self.move_end().await?,
+            Effect::OpenReceipt { lease } => self.freeze.open(*lease, &self.row).await?,
+            Effect::CloseReceipt { lease, how } => {
+                self.freeze.close(*lease, how.map(EndReason::from)).await?;
+            }
             Effect::BootAgain { image, boots } => self.boot_again(image, *boots).await?,
             Effect::DiscardMachine => self.discard_machine().await?,
             Effect::EndJobs => self.jobs.end_all(JobEnd::LeaseEnded, self.services.clock.now()).await?,
@@ -125,7 +133,11 @@ impl Driver {
 
     pub(super) async fn shape_disk(&self) -> Result<(), PartitionError> {
         let (path, mib) = (self.services.disk(self.row.id), self.row.partition.terms.allocation.disk_mib);
-        Ok(tokio::task::spawn_blocking(move || disk::shape(&path, mib)).await??)
+        self.freeze.pause().await;
+        let shaped = tokio::task::spawn_blocking(move || disk::shape(&path, mib)).await?;
+        // The machine, where there is one, is watched again.
+        self.freeze.begin(&self.row).await;
+        Ok(shaped?)
     }
 
     /// Sets disk blocks aside for a change, before anything else is changed.
@@ -137,6 +149,7 @@ impl Driver {
     /// Law 8.
     async fn wipe(&mut self) -> Result<Option<Event>, PartitionError> {
         self.jobs.wipe().await?;
+        self.freeze.pause().await;
         let (directory, path) = (self.services.directory(self.row.id), self.services.disk(self.row.id));
         let mib = self.row.partition.terms.allocation.disk_mib;
         tokio::task::spawn_blocking(move || {
@@ -147,8 +160,18 @@ impl Driver {
         let mut row = self.row.clone();
         row.machine.last = None;
         row.machine.deadline = None;
+        if let State::Scrubbing { lease, .. } = row.partition.state {
+            row.machine.cleaned = Some(self.cleaned(lease));
+        }
         self.store(row).await?;
         Ok(Some(Event::Wiped))
+    }
+
+    /// What the next lease's receipt says of how this one's remains were removed.
+    fn cleaned(&self, after: LeaseId) -> Cleaned {
+        let has_disk = self.row.partition.terms.allocation.disk_mib > 0;
+        let disk = if has_disk { DiskCleaning::MadeAnew } else { DiskCleaning::NoDisk };
+        Cleaned { at: self.services.clock.now(), after, memory: MemoryCleaning::NewProcess, disk }
     }
 
     async fn remove(&mut self) -> Result<(), PartitionError> {

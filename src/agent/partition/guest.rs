@@ -147,7 +147,7 @@ impl Driver {
             return;
         };
         self.hang_up();
-        self.listen_to(runner);
+        self.listen_to(runner, &boot);
         if !boot.greeted
             && let Some(built) = self.row.machine.built.clone()
             && let Err(error) =
@@ -158,10 +158,12 @@ impl Driver {
         self.revived().await;
     }
 
-    fn listen_to(&mut self, runner: Runner) {
+    fn listen_to(&mut self, runner: Runner, boot: &Boot) {
         let beats = runner.version > OLDEST_VERSION;
         let (jobs, tunnels) = (self.jobs.clone(), Arc::clone(&self.tunnels));
-        let relay = Relay::new(runner, jobs, tunnels, Arc::clone(&self.services.clock));
+        let freeze = Arc::clone(&self.freeze);
+        let relay = Relay::new(runner, jobs, tunnels, Arc::clone(&self.services.clock))
+            .telling(boot.nonce.reveal(), move |word| freeze.heard(word));
         let (off, is_off) = watch::channel(false);
         let (partition, beat_every) = (self.row.id, self.services.config.guests.beat_every());
         let task = tokio::spawn(async move {
@@ -214,8 +216,12 @@ impl Driver {
         if (how == Ended::Killed { by: Stopped::StopAt }) && self.row.partition.lease().is_some() {
             return self.commit(Event::End(HostEnd::Expired)).await;
         }
-        let asked = self.stopping.is_some();
-        let again = (!asked).then(|| boot_again(&built, &how)).flatten();
+        let asked = match (self.stopping.is_some(), self.was_warned()) {
+            (true, _) => Asked::ByBorrower,
+            (false, true) => Asked::ByDeadline,
+            (false, false) => Asked::Not,
+        };
+        let again = (asked == Asked::Not).then(|| boot_again(&built, &how)).flatten();
         if let Some(Effect::BootAgain { image, boots }) = &again {
             tracing::warn!(partition = %self.row.id, image, boots, "the guest ended before its job runner called");
         } else {
@@ -271,9 +277,19 @@ fn boot_again(built: &Built, how: &Ended) -> Option<Effect> {
     gave_up.then(|| Effect::BootAgain { image: boot.image.clone(), boots: boot.boots })
 }
 
-fn guest_end(how: Ended, asked: bool) -> GuestEnd {
+/// Whether a guest's power button was pressed, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Not,
+    ByBorrower,
+    /// Its lease is about to end.
+    ByDeadline,
+}
+
+fn guest_end(how: Ended, asked: Asked) -> GuestEnd {
     match how {
-        Ended::PoweredOff if asked => GuestEnd::Stopped,
+        Ended::PoweredOff if asked == Asked::ByBorrower => GuestEnd::Stopped,
+        Ended::PoweredOff if asked == Asked::ByDeadline => GuestEnd::LeaseEnded,
         Ended::PoweredOff => GuestEnd::PoweredOff,
         Ended::Rebooted => GuestEnd::Rebooted,
         Ended::Panicked => GuestEnd::Panicked,
@@ -284,9 +300,10 @@ fn guest_end(how: Ended, asked: bool) -> GuestEnd {
     }
 }
 
-fn job_end(how: &Ended, asked: bool) -> JobEnd {
+fn job_end(how: &Ended, asked: Asked) -> JobEnd {
     match how {
-        Ended::PoweredOff if asked => JobEnd::GuestStopped,
+        Ended::PoweredOff if asked == Asked::ByBorrower => JobEnd::GuestStopped,
+        Ended::PoweredOff if asked == Asked::ByDeadline => JobEnd::LeaseEnded,
         Ended::PoweredOff => JobEnd::GuestPoweredOff,
         Ended::Rebooted => JobEnd::GuestRebooted,
         Ended::Panicked => JobEnd::GuestPanicked,
@@ -304,7 +321,7 @@ mod tests {
     fn built(greeted: bool, boots: u32) -> Built {
         let boot =
             Boot { image: "debian-micro".to_owned(), nonce: Secret::new("x"), greeted, boots, hung: None };
-        Built { cid: 3, host_boot: String::new(), process: None, boot: Some(boot) }
+        Built { cid: 3, host_boot: String::new(), process: None, baseline: None, boot: Some(boot) }
     }
 
     #[test]

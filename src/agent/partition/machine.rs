@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::guest::process::ProcessId,
+    agent::{freeze::guard::Baseline, guest::process::ProcessId},
     api::agent::{GuestEnd, GuestHung},
-    domain::secret::Secret,
+    domain::{receipt::segment::Cleaned, secret::Secret},
 };
 
 /// The VMM of a partition, and what became of the guest before.
@@ -22,6 +22,9 @@ pub struct MachineRecord {
     /// When the open lease ends.
     #[serde(default)]
     pub deadline: Option<Deadline>,
+    /// How the partition was cleaned after its latest lease.
+    #[serde(default)]
+    pub cleaned: Option<Cleaned>,
 }
 
 /// A moment on CLOCK_BOOTTIME, which counts anew at each start of the host.
@@ -39,6 +42,9 @@ pub struct Built {
     pub host_boot: String,
     /// The VMM's process; none: it was not seen prepared.
     pub process: Option<ProcessId>,
+    /// How it was found when it had been prepared.
+    #[serde(default)]
+    pub baseline: Option<Baseline>,
     /// What runs in it.
     pub boot: Option<Boot>,
 }

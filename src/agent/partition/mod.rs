@@ -11,3 +11,4 @@ pub mod partitions;
 mod pulse;
 pub mod table;
 mod vmm;
+mod warning;

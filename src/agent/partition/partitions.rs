@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     agent::{
+        freeze::watch::Watch,
         guest::{jobs::Jobs, signals::Signals, tunnels::Tunnels},
         host::{
             carve::{Holding, Lendable},
@@ -48,6 +49,7 @@ pub struct Handle {
     row: watch::Receiver<PartitionRow>,
     pub jobs: Jobs,
     pub tunnels: Arc<Tunnels>,
+    pub freeze: Arc<Watch>,
 }
 
 impl Handle {
@@ -135,15 +137,18 @@ impl Partitions {
         let table = self.services.table.clone();
         let jobs = Jobs::new(id, table, &self.services.directory(id), Arc::<Signals>::default());
         let tunnels = Arc::<Tunnels>::default();
+        let freeze = Watch::new(id, Arc::clone(&self.services));
+        freeze.keep();
         let handle = Handle {
             commands: commands.clone(),
             row: seen,
             jobs: jobs.clone(),
             tunnels: Arc::clone(&tunnels),
+            freeze: Arc::clone(&freeze),
         };
         self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle.clone());
         let services = Arc::clone(&self.services);
-        let driver = Driver::new(services, row, (jobs, tunnels), published, commands.downgrade());
+        let driver = Driver::new(services, row, (jobs, tunnels, freeze), published, commands.downgrade());
         let partitions = Arc::clone(self);
         tokio::spawn(async move {
             driver.run(inbox, recovered).await;

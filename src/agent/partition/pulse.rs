@@ -26,6 +26,8 @@ const STEPS: u32 = 3;
 pub(super) struct Pulse {
     /// Tells which guest.
     cid: u32,
+    /// When it was first listened to.
+    pub(super) since: Instant,
     step: Duration,
     /// When the step is over.
     pub(super) due: Instant,
@@ -36,7 +38,7 @@ pub(super) struct Pulse {
 impl Pulse {
     fn new(cid: u32, greeted: bool, guests: &Guests, now: Instant) -> Self {
         let step = guests.beat_every();
-        let mut pulse = Self { cid, step, due: now + step, missed: 0, allowed: STEPS };
+        let mut pulse = Self { cid, since: now, step, due: now + step, missed: 0, allowed: STEPS };
         if !greeted {
             let steps = guests.call_within().as_nanos().div_ceil(step.as_nanos());
             pulse.allowed = u32::try_from(steps).unwrap_or(u32::MAX);

@@ -23,11 +23,14 @@ use crate::{
 
 const SCHEMA: &str = include_str!("table.sql");
 /// Each schema from the one before it; the first had neither networks nor qualities nor rules of lending.
-const LATER: [&str; 3] = [
+const LATER: [&str; 4] = [
     "ALTER TABLE partitions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
     "ALTER TABLE partitions ADD COLUMN qualities TEXT NOT NULL DEFAULT '{}';",
     "ALTER TABLE partitions ADD COLUMN lending TEXT NOT NULL DEFAULT '{}';",
+    RECEIPTS,
 ];
+/// Receipts of leases, and what was found changed behind the agent's back.
+const RECEIPTS: &str = include_str!("receipts.sql");
 const SCHEMA_VERSION: usize = 1 + LATER.len();
 
 #[derive(Debug, Error)]
@@ -256,7 +259,7 @@ fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
          PRAGMA secure_delete = ON; PRAGMA busy_timeout = 5000;",
     )?;
     let missing = match version(connection)? {
-        0 => SCHEMA.to_owned(),
+        0 => [SCHEMA, RECEIPTS].concat(),
         known @ 1..SCHEMA_VERSION => LATER[known - 1..].concat(),
         _ => return Ok(()),
     };

@@ -47,6 +47,8 @@ impl Driver {
         if built.host_boot != self.services.inventory.boot_id {
             return self.host_lost(built).await;
         }
+        // A VMM that was stopped while no agent ran answers once it goes on.
+        self.freeze.begin(&self.row).await;
         match self.services.vmms.find(self.row.id).await {
             Ok(alive) => self.found(built, alive).await,
             // It was never seen prepared: the effect that was to start it is still to be done.
@@ -64,14 +66,19 @@ impl Driver {
     async fn found(&mut self, built: Built, alive: Alive) -> Result<(), PartitionError> {
         let Alive { status, process } = alive;
         let mut row = self.row.clone();
+        // An agent from before there were any has found none.
+        let baseline =
+            built.baseline.clone().or_else(|| process.map(|process| self.freeze.baseline(process)));
         row.machine.built = Some(Built {
             process,
+            baseline,
             // The agent before died between writing down the boot and asking for it.
             boot: built.boot.clone().filter(|_| status.state != MachineState::Prepared),
             ..built.clone()
         });
         self.store(row).await?;
         tracing::info!(partition = %self.row.id, state = ?status.state, "found the partition's VMM again");
+        self.freeze.begin(&self.row).await;
         // A change of state that was missed is told at once.
         self.watch_machine(built.cid, 0);
         self.guard_end().await
@@ -91,6 +98,7 @@ impl Driver {
     pub(super) async fn lost(&mut self, error: &(dyn Error + Send + Sync)) -> Result<(), PartitionError> {
         let Some(built) = self.row.machine.built.clone() else { return Ok(()) };
         tracing::error!(partition = %self.row.id, error = chain(error), "the partition's VMM is lost");
+        self.freeze.lost().await;
         self.drain_relay().await;
         let reason = "its VMM ended".to_owned();
         let end = JobEnd::GuestFailed { reason: reason.clone() };
@@ -138,7 +146,7 @@ impl Driver {
         self.discard_machine().await?;
         let cid = self.services.table.next_cid().await?;
         let host_boot = self.services.inventory.boot_id.clone();
-        self.build(Some(Built { cid, host_boot, process: None, boot: None })).await?;
+        self.build(Some(Built { cid, host_boot, process: None, baseline: None, boot: None })).await?;
         let network = match self.network_user()? {
             Some(user) => Some(self.services.networks.up(self.row.id, user).await?),
             None => None,
@@ -146,7 +154,9 @@ impl Driver {
         let Alive { status, process } =
             self.services.vmms.start(self.row.id, &self.machine_config(cid, network)?).await?;
         let built = self.row.machine.built.clone();
-        self.build(built.map(|built| Built { process, ..built })).await?;
+        let baseline = process.map(|process| self.freeze.baseline(process));
+        self.build(built.map(|built| Built { process, baseline, ..built })).await?;
+        self.freeze.begin(&self.row).await;
         self.watch_machine(cid, status.generation);
         self.guard_end().await
     }
@@ -174,7 +184,7 @@ impl Driver {
             user: self.row.machine.user.ok_or(PartitionError::NoUser)?,
             vcpu_host_cpus: self.row.partition.host_cpus.clone(),
             // Nothing of the host's disturbs a vCPU, the work on its disks least of all.
-            service_host_cpus: self.services.config.reserve.host_cpus(&self.services.inventory.cores),
+            service_host_cpus: self.services.service_cpus(),
             memory_mib: allocation.memory_mib,
             huge_pages: self.services.config.huge_pages,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
@@ -228,6 +238,7 @@ impl Driver {
     /// Ends the guest and its VMM; when this returns their memory is free, and nothing of their network is left.
     pub(super) async fn discard_machine(&mut self) -> Result<(), PartitionError> {
         self.hang_up();
+        self.freeze.pause().await;
         let process = self.row.machine.built.as_ref().and_then(|built| built.process);
         self.services.vmms.end(self.row.id, process).await?;
         if let Some(user) = self.network_user()? {

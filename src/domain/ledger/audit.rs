@@ -5,7 +5,10 @@
 //! by none. It does not show what somebody wrote who can also reckon the digests anew; for that both sides keep their
 //! statements.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -20,6 +23,7 @@ use crate::domain::{
     id::{EntryId, LeaseId},
     lease::{LeaseCourse, LeaseState, paid_until},
     money::{Currency, Micros},
+    receipt::chain::{Receipt, SignedSegment},
 };
 
 /// One line of an export.
@@ -28,6 +32,7 @@ use crate::domain::{
 pub enum Line {
     Lease(LeaseRecord),
     Entry(SealedEntry),
+    Segment(KeptSegment),
     Balance(Balance),
 }
 
@@ -37,6 +42,15 @@ pub struct SealedEntry {
     #[serde(flatten)]
     pub entry: Entry,
     pub digest: Option<String>,
+}
+
+/// A segment of a lease's receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptSegment {
+    pub lease: LeaseId,
+    pub number: u32,
+    pub segment: SignedSegment,
 }
 
 /// How an account stands in one currency.
@@ -83,6 +97,10 @@ pub enum Finding {
     EntryTwice(EntryId),
     #[error("entry {0}: more is credited for its lease than that cost")]
     CreditedTooMuch(EntryId),
+    #[error("lease {0}: its receipt is not signed by its host, or not one chain")]
+    Receipt(LeaseId),
+    #[error("lease {0}: its receipt gives a credit that was not written, or another one")]
+    CreditByReceipt(LeaseId),
     #[error("account {account}: its balance is {stated} {currency}, its entries give {reckoned}")]
     Balance { account: Uuid, currency: Currency, stated: Micros, reckoned: Micros },
     #[error("account {account}: it has entries in {currency} and no balance")]
@@ -97,6 +115,7 @@ pub struct Audited {
     pub leases: u64,
     pub entries: u64,
     pub balances: u64,
+    pub receipts: u64,
     /// What borrowers were charged, by currency, less what they were credited; it is what lenders and fees got.
     pub charged: BTreeMap<Currency, Micros>,
 }
@@ -106,6 +125,7 @@ pub struct Audited {
 pub struct Auditor {
     audited: Audited,
     leases: BTreeMap<LeaseId, (LeaseRecord, Option<Contract>)>,
+    receipts: BTreeMap<LeaseId, Vec<SignedSegment>>,
     entries: Vec<SealedEntry>,
     /// Stated, with what is held.
     balances: BTreeMap<(Uuid, Currency), (Micros, Micros)>,
@@ -119,6 +139,9 @@ impl Auditor {
             Line::Entry(sealed) => {
                 self.audited.entries += 1;
                 self.entries.push(sealed);
+            }
+            Line::Segment(KeptSegment { lease, segment, .. }) => {
+                self.receipts.entry(lease).or_default().push(segment);
             }
             Line::Balance(Balance { account, currency, balance, held }) => {
                 self.audited.balances += 1;
@@ -169,9 +192,32 @@ impl Auditor {
             entries != u64::from(record.end.is_some())
         });
         self.findings.extend(unsettled.map(|(record, _)| Finding::NotSettled(record.lease)));
+        self.compare_credits();
         self.compare_balances();
         self.audited.charged = self.charged();
         (self.audited, self.findings)
+    }
+
+    /// What was credited by receipts, with what they give.
+    fn compare_credits(&mut self) {
+        let (mut by_receipt, mut others) = (BTreeMap::new(), BTreeMap::new());
+        for SealedEntry { entry, .. } in &self.entries {
+            let Occasion::Credit { lease, .. } = entry.occasion else { continue };
+            let sums = if entry.occasion.is_of_receipt() { &mut by_receipt } else { &mut others };
+            *sums.entry(lease).or_insert(0_i128) += i128::from(entry.legs.borrower.0);
+        }
+        self.audited.receipts = self.receipts.len() as u64;
+        for (lease, segments) in std::mem::take(&mut self.receipts) {
+            let credited = by_receipt.remove(&lease).unwrap_or(0);
+            match receipt_credit(self.leases.get(&lease), segments) {
+                Err(()) => self.findings.push(Finding::Receipt(lease)),
+                // What the operator has credited besides is taken off, as far as more would be too much.
+                Ok(credit) if credited == credit => {}
+                Ok(credit) if credited < credit && others.contains_key(&lease) => {}
+                Ok(_) => self.findings.push(Finding::CreditByReceipt(lease)),
+            }
+        }
+        self.findings.extend(by_receipt.into_keys().map(Finding::CreditByReceipt));
     }
 
     fn compare_balances(&mut self) {
@@ -236,6 +282,23 @@ fn lease_charge(lease: Option<&(LeaseRecord, Option<Contract>)>) -> i128 {
         Some(contract.as_ref()?.billing(record.started_at, end.at).settle())
     });
     bill.map_or(0, |bill| bill.charge.0.into())
+}
+
+/// What a receipt gives: nothing until it is whole. Wrong: it is none of the lease's.
+fn receipt_credit(
+    lease: Option<&(LeaseRecord, Option<Contract>)>,
+    segments: Vec<SignedSegment>,
+) -> Result<i128, ()> {
+    let (record, contract) = lease.ok_or(())?;
+    let terms = contract.as_ref().and_then(|contract| contract.receipts).ok_or(())?;
+    let LeaseRecord { lease, host, partition, started_at, .. } = *record;
+    let receipt = Receipt { lease, host, partition, key: terms.key, segments };
+    let segments = receipt.verify(terms.key).map_err(drop)?;
+    let is_whole = segments.last().is_some_and(|segment| segment.end.is_some());
+    let (Some(end), Some(contract), true) = (record.end, contract, is_whole) else { return Ok(0) };
+    let charge = contract.billing(started_at, end.at).settle().charge;
+    let used = Duration::try_from(end.at.duration_since(started_at)).unwrap_or_default();
+    Ok(terms.credit.credit(charge, used, &segments).0.into())
 }
 
 /// What of a lease's record does not follow from the rest of it.

@@ -10,6 +10,7 @@ use super::Billing;
 use crate::domain::{
     lease::{LeaseCourse, LeaseEvent, paid_until},
     money::{AMOUNT_MAX_MICROS, Amount, Currency, FeeRate, Micros, Rounding},
+    receipt::credit::ReceiptTerms,
     terms::Terms,
 };
 
@@ -19,6 +20,9 @@ pub struct Contract {
     pub terms: Terms,
     pub rounding: Rounding,
     pub fee_rate: FeeRate,
+    /// None: the host has signed no receipts when it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<ReceiptTerms>,
 }
 
 /// Why there is no such lease under these terms.
@@ -136,7 +140,7 @@ mod tests {
             qualities: Default::default(),
             lending: LendingRules { longest_seconds, recall_notice_seconds: None },
         };
-        Contract { terms, rounding: Rounding::BegunSecond, fee_rate: FeeRate::NONE }
+        Contract { terms, rounding: Rounding::BegunSecond, fee_rate: FeeRate::NONE, receipts: None }
     }
 
     fn amount(micros: i64, currency: &str) -> Option<Amount> {

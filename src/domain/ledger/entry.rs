@@ -83,6 +83,21 @@ pub enum Occasion {
 }
 
 impl Occasion {
+    /// The credit that follows from a lease's receipt; there is one at most.
+    pub fn of_receipt(lease: LeaseId, borrower: BorrowerId, lender: LenderId) -> Self {
+        let reason = "not delivered, by the lease's receipt".to_owned();
+        Self::Credit { lease, borrower, lender, reason, reference: Self::receipt_reference(lease) }
+    }
+
+    /// Whether it follows from a receipt, and was not decided by the registry's operator.
+    pub fn is_of_receipt(&self) -> bool {
+        matches!(self, Self::Credit { lease, reference, .. } if *reference == Self::receipt_reference(*lease))
+    }
+
+    fn receipt_reference(lease: LeaseId) -> String {
+        format!("receipt of lease {lease}")
+    }
+
     /// As it is written in the database.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -81,9 +81,10 @@ fn a_new_key_of_a_host_without_registry_voids_those_that_were_issued() {
 
 #[test]
 fn a_lent_partition_is_changed_offered_withdrawn_and_released_by_nobody() {
-    assert_eq!(lent().apply(Event::Change(change())), Err(NotAllowed::Frozen));
-    for event in [Event::Offer, Event::Withdraw, Event::Release] {
-        assert_eq!(lent().apply(event), Err(NotAllowed::Lent));
+    for event in [Event::Change(change()), Event::Offer, Event::Withdraw, Event::Release] {
+        let refusal = lent().apply(event).unwrap_err();
+        assert_eq!(refusal, NotAllowed::HeldBy(lease(1).lease));
+        assert!(refusal.to_string().contains(&lease(1).lease.to_string()), "it names the lease");
     }
 }
 
@@ -112,7 +113,8 @@ fn the_key_of_a_lease_that_ended_unopened_opens_nothing() {
 fn a_lease_that_the_registry_ended_is_scrubbed_and_not_reported_as_ended() {
     let over = Event::LeaseOver { lease: Some(lease(1).lease), epoch: Epoch(1) };
     let effects = lent().apply(over).unwrap().effects;
-    assert_eq!(effects, [Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe]);
+    let receipt = Effect::CloseReceipt { lease: lease(1).lease, how: None };
+    assert_eq!(effects, [receipt, Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe]);
 }
 
 #[test]
@@ -183,6 +185,16 @@ fn what_is_undone_again_need_not_be_done() {
     assert_eq!(pending, [Effect::PrepareMachine, Effect::Wipe, Effect::Unregister]);
     pending::add(&mut pending, &withdrawn.partition.apply(Event::Unregistered).unwrap());
     assert_eq!(pending, [Effect::Wipe, Effect::DiscardMachine]);
+}
+
+#[test]
+fn a_receipt_begins_when_the_partition_is_opened_and_is_closed_while_its_machine_is_still_there() {
+    let opened = offered().apply(Event::Open(lease(1))).unwrap();
+    assert_eq!(opened.effects, [Effect::GuardEnd, Effect::OpenReceipt { lease: lease(1).lease }]);
+    let effects = opened.partition.apply(Event::End(HostEnd::Expired)).unwrap().effects;
+    let place = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
+    let closed = Effect::CloseReceipt { lease: lease(1).lease, how: Some(HostEnd::Expired) };
+    assert!(place(&closed).is_some() && place(&closed) < place(&Effect::DiscardMachine));
 }
 
 /// Else its refusal would hold up for ever what comes after it.

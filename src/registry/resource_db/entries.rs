@@ -196,7 +196,7 @@ fn occasion(row: &mut Row) -> Result<Occasion, StoreError> {
 
 fn lease_use(row: &mut Row) -> Result<LeaseUse, StoreError> {
     let (host, partition, started_at, ended_at) = (row.take()?, row.take()?, row.take()?, row.take()?);
-    let (reason, Contract { terms, rounding, fee_rate }) = (row.take_word()?, row.take_json()?);
+    let (reason, Contract { terms, rounding, fee_rate, .. }) = (row.take_word()?, row.take_json()?);
     Ok(LeaseUse {
         host,
         partition,
@@ -225,7 +225,12 @@ impl Work<'_> {
     }
 
     /// Writes the entry, unless one of this reference was written before: then that is the answer, if it says the same.
-    fn book_once(&mut self, currency: Currency, occasion: Occasion, legs: Legs) -> Result<Entry, BookError> {
+    pub(super) fn book_once(
+        &mut self,
+        currency: Currency,
+        occasion: Occasion,
+        legs: Legs,
+    ) -> Result<Entry, BookError> {
         match self.booked(&occasion)?.pop() {
             Some(before)
                 if (before.currency, &before.occasion, before.legs) == (currency, &occasion, legs) =>
@@ -301,7 +306,8 @@ impl Work<'_> {
     }
 }
 
-fn credited(sql: &mut dyn Sql, lease: LeaseId) -> Result<Micros, StoreError> {
+/// What was credited for the lease so far.
+pub(super) fn credited(sql: &mut dyn Sql, lease: LeaseId) -> Result<Micros, StoreError> {
     let select = "SELECT CAST(coalesce(sum(borrower_micros), 0) AS BIGINT) FROM entries \
                   WHERE lease = $1 AND kind = 'credit'";
     sql.one(select, values![lease], |mut row| row.take())

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::{
     ResourceDb, StoreError, entries,
     leases::{self, LeaseRow},
+    receipts,
     sql::Sql,
     value::Row,
 };
@@ -36,6 +37,7 @@ impl ResourceDb {
                 lines.all(sql, &format!("{} ORDER BY e.at_us, e.id", entries::SELECT), |row| {
                     Ok(Line::Entry(entries::sealed(row)?))
                 })?;
+                lines.all(sql, receipts::SELECT_ALL, |row| Ok(Line::Segment(receipts::exported(row)?)))?;
                 let balances = "SELECT account, currency, balance_micros, held_micros FROM balances \
                                 ORDER BY account, currency";
                 lines.all(sql, balances, |mut row| {

@@ -121,9 +121,11 @@ impl ResourceDb {
     /// Where the host is reached from now on, and how it is known there.
     pub async fn change_contact(&self, host: HostId, contact: HostContact) -> Result<(), StoreError> {
         self.write(move |work| {
-            let update = "UPDATE hosts SET address = $1, tls_key = $2 WHERE id = $3";
-            let key = contact.tls_key.map(|key| key.to_string());
-            match work.sql.execute(update, values![contact.address.as_str(), key.as_deref(), host])? {
+            let update = "UPDATE hosts SET address = $1, tls_key = $2, receipt_key = $3 WHERE id = $4";
+            let tls_key = contact.tls_key.map(|key| key.to_string());
+            let receipt_key = contact.receipt_key.map(|key| key.to_string());
+            let row = values![contact.address.as_str(), tls_key.as_deref(), receipt_key.as_deref(), host];
+            match work.sql.execute(update, row)? {
                 1 => Ok(()),
                 _ => Err(StoreError::NoRow),
             }

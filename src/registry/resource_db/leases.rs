@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::{
     Page, ResourceDb, StoreError,
     filter::Filter,
+    receipts,
     sql::Sql,
     value::{Row, Value, values},
 };
@@ -79,9 +80,19 @@ impl WhichLeases {
     }
 }
 
+/// What its host has reported of it.
+fn with_violations(sql: &mut dyn Sql, lease: Lease) -> Result<Lease, StoreError> {
+    let violations = receipts::violations(sql, lease.id)?;
+    Ok(Lease { violations, ..lease })
+}
+
 impl ResourceDb {
     pub async fn lease(&self, borrower: BorrowerId, lease: LeaseId) -> Result<Option<Lease>, StoreError> {
-        self.read(move |sql| Ok(find_of_borrower(sql, borrower, lease)?.map(LeaseRow::view))).await
+        self.read(move |sql| {
+            let found = find_of_borrower(sql, borrower, lease)?.map(LeaseRow::view);
+            found.map(|lease| with_violations(sql, lease)).transpose()
+        })
+        .await
     }
 
     /// A lease of a partition of the lender's.
@@ -90,7 +101,11 @@ impl ResourceDb {
         lender: LenderId,
         lease: LeaseId,
     ) -> Result<Option<Lease>, StoreError> {
-        self.read(move |sql| Ok(find_of_lender(sql, lender, lease)?.map(LeaseRow::view))).await
+        self.read(move |sql| {
+            let found = find_of_lender(sql, lender, lease)?.map(LeaseRow::view);
+            found.map(|lease| with_violations(sql, lease)).transpose()
+        })
+        .await
     }
 
     /// Anybody's.
@@ -208,6 +223,8 @@ impl LeaseRow {
             budget: self.budget,
             worst_case: self.worst_case,
             recall: self.course.recall,
+            receipts: self.contract.receipts,
+            violations: Vec::new(),
             end,
         }
     }

@@ -22,6 +22,10 @@ use crate::{
         lease::LeaseCourse,
         ledger::contract::{BadWish, Contract},
         money::{Amount, FeeRate, Micros, Rounding},
+        receipt::{
+            credit::{CreditRule, ReceiptTerms},
+            key::ReceiptKey,
+        },
         registration::{RegistrationEvent, RegistrationNotAllowed},
         terms::{Epoch, Terms},
     },
@@ -33,6 +37,8 @@ use crate::{
 pub struct Conditions {
     pub rounding: Rounding,
     pub fee_rate: FeeRate,
+    /// Where the host signs receipts.
+    pub credit: CreditRule,
 }
 
 /// A wish for a lease, with what the registry adds to it.
@@ -107,15 +113,17 @@ impl ResourceDb {
         let found = self
             .read(move |sql| {
                 let Some(row) = partitions::find(sql, host, partition)? else { return Ok(None) };
-                let address = "SELECT address FROM hosts WHERE id = $1";
-                Ok(Some((row, sql.one(address, values![host], |mut row| row.take())?)))
+                let select = "SELECT address, receipt_key FROM hosts WHERE id = $1";
+                let about =
+                    sql.one(select, values![host], |mut row| Ok((row.take()?, row.take_word_or_none()?)))?;
+                Ok(Some((row, about)))
             })
             .await?;
-        let (row, address) = found.ok_or(ReserveError::NoSuchPartition { host, partition })?;
+        let (row, about) = found.ok_or(ReserveError::NoSuchPartition { host, partition })?;
         // Whether it could be lent now.
         let (lease, accepted) = (LeaseId(uuid::Uuid::nil()), row.registration.version);
         row.registration.apply(RegistrationEvent::Lend { lease, accepted })?;
-        Ok(quote(&wish, address, row, conditions)?)
+        Ok(quote(&wish, about, row, conditions)?)
     }
 
     /// F8: the borrower accepts the terms it was shown; then the partition is its, and billing starts. Of all
@@ -141,11 +149,11 @@ impl ResourceDb {
 
 fn quote(
     wish: &AskQuote,
-    host_address: String,
+    (host_address, receipt_key): (String, Option<ReceiptKey>),
     row: partitions::PartitionRow,
     conditions: Conditions,
 ) -> Result<Quote, BadWish> {
-    let contract = conditions.contract(row.terms);
+    let contract = conditions.contract(row.terms, receipt_key);
     let budget = contract.budget(wish.budget)?;
     // How long it is does not depend on when it begins.
     let course = contract.begin(jiff::Timestamp::UNIX_EPOCH, wish.duration_seconds, budget)?;
@@ -156,6 +164,7 @@ fn quote(
         partition: wish.partition,
         terms_version: row.registration.version,
         rounding: contract.rounding,
+        receipts: contract.receipts,
         ends_after_seconds: course.length().as_secs(),
         ends_for: course.planned_end().reason,
         worst_case: Amount { micros: contract.worst_case(&course), currency },
@@ -164,8 +173,10 @@ fn quote(
 }
 
 impl Conditions {
-    fn contract(self, terms: Terms) -> Contract {
-        Contract { terms, rounding: self.rounding, fee_rate: self.fee_rate }
+    fn contract(self, terms: Terms, receipt_key: Option<ReceiptKey>) -> Contract {
+        let Self { rounding, fee_rate, credit } = self;
+        let receipts = receipt_key.map(|key| ReceiptTerms { key, credit });
+        Contract { terms, rounding, fee_rate, receipts }
     }
 }
 
@@ -234,7 +245,9 @@ impl Work<'_> {
         if !reserve.host_is_heard {
             return Err(ReserveError::HostSilent(host));
         }
-        let contract = reserve.conditions.contract(before.terms.clone());
+        let select = "SELECT receipt_key FROM hosts WHERE id = $1";
+        let receipt_key = self.sql.one(select, values![host], |mut row| row.take_word_or_none())?;
+        let contract = reserve.conditions.contract(before.terms.clone(), receipt_key);
         let budget = contract.budget(budget)?;
         let course = contract.begin(self.now, duration_seconds, budget)?;
         let worst_case = contract.worst_case(&course);

@@ -17,7 +17,7 @@
 //! to itself by way of others, gets that constraint in PostgreSQL after both are made.
 
 /// The number of a schema is how many of these it has.
-pub(super) const MIGRATIONS: [&str; 7] = [
+pub(super) const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_trust.sql"),
     include_str!("migrations/0003_money.sql"),
@@ -25,6 +25,7 @@ pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0005_lists.sql"),
     include_str!("migrations/0006_acts.sql"),
     include_str!("migrations/0007_refusals.sql"),
+    include_str!("migrations/0008_receipts.sql"),
 ];
 
 /// The migration as SQLite takes it.

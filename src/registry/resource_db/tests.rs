@@ -9,6 +9,7 @@ mod migrations;
 mod model;
 mod money;
 mod offers;
+mod receipts;
 mod trust;
 
 use database::Database;
@@ -25,6 +26,7 @@ use crate::{
         lease::{self, HostWord},
         ledger::{Billing, entry::Legs},
         money::{FeeRate, Micros, Price, Rounding},
+        receipt::credit::CreditRule,
         registration::RegistrationNotAllowed,
         resources::Allocation,
         terms::{Epoch, Terms, TermsVersion},
@@ -126,6 +128,7 @@ impl Market {
             conditions: Conditions {
                 rounding: Rounding::BegunSecond,
                 fee_rate: FeeRate::from_millionths(100_000).unwrap(),
+                credit: CreditRule::STANDARD,
             },
         }
     }

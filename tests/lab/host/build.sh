@@ -19,8 +19,8 @@ modules=(
     loop dm-mod dm-flakey dm-log-writes
     nf_tables nft_ct nft_limit nft_connlimit nft_chain_nat nft_masq nf_conntrack_netlink veth
 )
-# What a lender's host has installed for partitions with a network.
-programs=(ip nft conntrack dnsmasq)
+# What a lender's host has installed: for partitions with a network, and for the freeze guard.
+programs=(ip nft conntrack dnsmasq chrt)
 
 # stage_program PROGRAM: one of this machine's, with the libraries that it is linked with, each where it is here.
 stage_program() {

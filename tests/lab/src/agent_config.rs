@@ -19,6 +19,7 @@ pub(crate) struct AgentConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<RegistryConfig>,
     guests: Guests,
+    lending: Lending,
     reserve: Reserve,
     prices: Prices,
 }
@@ -28,6 +29,12 @@ pub(crate) struct AgentConfig {
 struct Guests {
     silent_after_seconds: u64,
     call_within_seconds: u64,
+}
+
+/// Lenders can have partitions back, as quickly as a test wants.
+#[derive(Debug, Serialize)]
+struct Lending {
+    recall_notice_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,6 +105,7 @@ impl AgentConfig {
             owner_token_file: inside::OWNER_TOKEN,
             registry: registry.map(|registry| RegistryConfig::new(registry, speaks_tls)).transpose()?,
             guests: Guests { silent_after_seconds: 15, call_within_seconds: 60 },
+            lending: Lending { recall_notice_seconds: 5 },
             reserve: Reserve { cpus: 1, memory_mib: 512, disk_mib: 512 },
             prices: Prices {
                 currency: "EUR",

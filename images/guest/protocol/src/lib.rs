@@ -22,9 +22,15 @@ pub use message::{FromGuest, FromHost, JobProgress, Resume, TunnelId, TunnelRefu
 
 /// Version of this protocol. The guest says in its greeting which one is spoken; where the host answers
 /// [`FromHost::Refused`], it dials again with the one before, and after the oldest with this one again.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Oldest version that both sides still speak: without tunnels and beats.
 pub const OLDEST_VERSION: u32 = 1;
+/// First version in which the runner tells what it has measured.
+pub const MEASURING_VERSION: u32 = 3;
+/// What the runner signs ([`FromGuest::Measured`]) begins with this.
+pub const SIGNED_CONTEXT: &[u8] = b"sublet receipt 1\n";
+/// Longest text of [`FromGuest::Measured`], in bytes.
+pub const MEASURED_LIMIT: usize = 4096;
 /// Kernel command line parameter that carries this boot's nonce, 32 hexadecimal digits.
 pub const NONCE_PARAMETER: &str = "sublet.nonce";
 /// Kernel command line parameter that carries the host's vsock port, decimal.

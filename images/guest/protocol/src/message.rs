@@ -37,6 +37,16 @@ pub enum FromGuest {
     TunnelRefused { tunnel: TunnelId, why: TunnelRefusal },
     /// The runner lives; said where nothing else was for as long as [`FromHost::Beat`] has it. (Version 2.)
     Beat,
+    /// What the guest's kernel has counted since its start, as [`FromHost::Measure`] has it. (Version 3.)
+    Measured {
+        /// JSON: `{"boot":"…","up_ms":1,"cpus":[{"busy_ms":1,"idle_ms":1,"steal_ms":1}]}`, where `boot` is the SHA-256 of this
+        /// boot's nonce; at most [`crate::MEASURED_LIMIT`] bytes.
+        text: String,
+        /// Ed25519 (RFC 8032), the runner's own since it was started.
+        key: [u8; 32],
+        /// Over [`crate::SIGNED_CONTEXT`] and the text; 64 bytes.
+        signature: Vec<u8>,
+    },
 }
 
 /// Why a tunnel does not come about.
@@ -81,6 +91,8 @@ pub enum FromHost {
     OpenTunnel { tunnel: TunnelId, port: u16 },
     /// From now on, let no longer pass than this without saying anything. (Version 2.)
     Beat { every_ms: u32 },
+    /// Say [`FromGuest::Measured`] now, and from now on this often. (Version 3.)
+    Measure { every_ms: u32 },
 }
 
 /// What the host already holds of a job, durably: it counts as an acknowledgement of both streams.

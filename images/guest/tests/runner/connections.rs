@@ -6,7 +6,9 @@ use std::net::Shutdown;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sha2::{Digest, Sha256};
-use sublet_guest_protocol::{FromHost, JobEnd, JobId, JobSpec, Stream, UNACKNOWLEDGED_LIMIT};
+use sublet_guest_protocol::{
+    FromHost, JobEnd, JobId, JobSpec, OLDEST_VERSION, PROTOCOL_VERSION, Stream, UNACKNOWLEDGED_LIMIT,
+};
 
 use crate::host::{Held, Host, Line, job, shell, wait_until};
 
@@ -274,9 +276,10 @@ fn a_host_that_claims_to_hold_more_than_there_is_is_not_believed() {
 }
 
 #[test]
-fn a_refused_runner_dials_again_with_the_version_before_and_then_with_its_own() {
+fn a_refused_runner_dials_again_with_each_version_before_and_then_with_its_own() {
     let host = Host::start();
-    for version in [2, 1, 2, 1] {
+    let all = (OLDEST_VERSION..=PROTOCOL_VERSION).rev();
+    for version in all.clone().chain(all) {
         let mut line = host.pick_up();
         assert_eq!(line.version, version);
         line.send(&FromHost::Refused { reason: "not this boot".into() });

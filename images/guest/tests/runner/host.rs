@@ -226,6 +226,7 @@ fn job_of(message: &FromGuest) -> Option<JobId> {
         FromGuest::Hello { .. }
         | FromGuest::Tunnel { .. }
         | FromGuest::TunnelRefused { .. }
+        | FromGuest::Measured { .. }
         | FromGuest::Beat => None,
         FromGuest::Started { job } | FromGuest::Output { job, .. } | FromGuest::Ended { job, .. } => {
             Some(*job)

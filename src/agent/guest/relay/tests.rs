@@ -40,6 +40,7 @@ struct Connection {
     relay: JoinHandle<Result<(), RelayError>>,
     off: watch::Sender<bool>,
     tunnels: Arc<Tunnels>,
+    words: watch::Receiver<Option<GuestWord>>,
 }
 
 impl Host {
@@ -77,9 +78,11 @@ impl Host {
         let tunnels = Arc::<Tunnels>::default();
         let runner = Runner { frames, version, known };
         let clock = LeaseClock::load(self.directory.path(), "the only one").unwrap();
-        let relay = Relay::new(runner, jobs, Arc::clone(&tunnels), Arc::new(clock));
+        let (words, heard) = watch::channel(None);
+        let relay = Relay::new(runner, jobs, Arc::clone(&tunnels), Arc::new(clock))
+            .telling(NONCE, move |word| drop(words.send_replace(Some(word))));
         let (off, is_off) = watch::channel(false);
-        Connection { relay: tokio::spawn(relay.run(BEAT_EVERY, is_off)), off, tunnels }
+        Connection { relay: tokio::spawn(relay.run(BEAT_EVERY, is_off)), off, tunnels, words: heard }
     }
 
     async fn submit(&self, script: &str) -> JobId {
@@ -342,4 +345,16 @@ async fn a_runner_of_this_version_is_told_how_often_to_beat() {
     let _connection = host.answer().await;
     assert_eq!(frames.receive::<FromHost>().await.unwrap(), FromHost::Welcome { resume: vec![] });
     assert_eq!(frames.receive::<FromHost>().await.unwrap(), FromHost::Beat { every_ms: 10_000 });
+}
+
+#[tokio::test]
+async fn a_runner_says_what_it_has_measured_signed_as_of_its_boot() {
+    let host = Host::new().await;
+    host.start_runner();
+    let mut connection = host.answer().await;
+    let heard = connection.words.wait_for(Option::is_some);
+    let word = timeout(Duration::from_secs(60), heard).await.unwrap().unwrap().clone().unwrap();
+    let measured = word.measured().unwrap();
+    assert_eq!(measured.boot, boot_name(NONCE));
+    assert!(!measured.cpus.is_empty());
 }

@@ -58,7 +58,8 @@ async fn a_table_from_before_partitions_had_networks_is_read_as_it_was_written()
     let (directory, table) = table();
     table.insert(row(1), None).await.unwrap();
     let to_first = "ALTER TABLE partitions DROP COLUMN network; ALTER TABLE partitions DROP COLUMN qualities;
-                    ALTER TABLE partitions DROP COLUMN lending; PRAGMA user_version = 1";
+                    ALTER TABLE partitions DROP COLUMN lending;
+                    DROP TABLE segments; DROP TABLE receipts; DROP TABLE violations; PRAGMA user_version = 1";
     table.run(move |connection| Ok(connection.execute_batch(to_first)?)).await.unwrap();
     let again = Table::open(&directory.path().join("agent.db")).unwrap();
     assert_eq!(again.rows().await.unwrap(), [row(1)]);

@@ -8,6 +8,11 @@ use crate::domain::{
     lease::{EndReason, Recall},
     ledger::record::RecordedEnd,
     money::{FeeRate, Price, Rounding},
+    receipt::{
+        chain::tests as chain,
+        credit::{CreditRule, ReceiptTerms},
+        segment::Segment,
+    },
     resources::Allocation,
     terms::{Epoch, Terms},
 };
@@ -30,7 +35,12 @@ fn contract() -> Contract {
         qualities: Default::default(),
         lending: Default::default(),
     };
-    Contract { terms, rounding: Rounding::BegunSecond, fee_rate: FeeRate::from_millionths(100_000).unwrap() }
+    Contract {
+        terms,
+        rounding: Rounding::BegunSecond,
+        fee_rate: FeeRate::from_millionths(100_000).unwrap(),
+        receipts: None,
+    }
 }
 
 /// From second 0, asked for 100 seconds.
@@ -118,6 +128,56 @@ fn what_agrees_has_no_findings() {
     assert_eq!(audited.charged, [("EUR".parse().unwrap(), Micros(1_100_000))].into());
 }
 
+/// The lease that was returned, with a receipt that gives half of its charge, and what was credited by it.
+fn export_with_receipt(credited: i64) -> Vec<Line> {
+    let terms = ReceiptTerms { key: chain::signer().key(), credit: CreditRule::STANDARD };
+    let contract = Contract { receipts: Some(terms), ..contract() };
+    let mut record = record(10, Some((20, EndReason::Returned)));
+    record.contract = serde_json::to_string(&contract).unwrap();
+    let Segment { lease, host, partition, .. } = chain::segment(0, None, 0);
+    (record.lease, record.host, record.partition) = (lease, host, partition);
+    let (borrower, lender) = (record.borrower, record.lender);
+    let bill = contract.billing(record.started_at, record.end.unwrap().at).settle();
+    let settled = Occasion::Lease { lease, borrower, lender };
+    let credit = Occasion::of_receipt(lease, borrower, lender);
+    let credit_legs = Legs::of_credit(Micros(credited), contract.fee_rate);
+    let receipt = chain::receipt(&[5_000_000_000, 5_000_000_000]);
+    let segments =
+        (0..).zip(receipt.segments).map(|(number, segment)| KeptSegment { lease, number, segment });
+    let balance = |account: Uuid, balance| Balance {
+        account,
+        currency: "EUR".parse().unwrap(),
+        balance: Micros(balance),
+        held: Micros(0),
+    };
+    let (borrowers, lenders) = (-bill.charge.0 + credited, bill.payment.0 + credit_legs.lender.0);
+    let mut lines = vec![
+        Line::Entry(sealed(20, settled, Legs::of_lease(&bill), Some(&record))),
+        Line::Entry(sealed(21, credit, credit_legs, None)),
+        Line::Balance(balance(borrower.0, borrowers)),
+        Line::Balance(balance(lender.0, lenders)),
+        Line::Lease(record),
+    ];
+    lines.extend(segments.map(Line::Segment));
+    lines
+}
+
+#[test]
+fn a_credit_by_a_receipt_is_recomputed_from_it() {
+    let (audited, findings) = audit(export_with_receipt(100_000));
+    assert_eq!((findings, audited.receipts), (vec![], 1));
+    let lease = chain::subject().lease;
+    assert_eq!(audit(export_with_receipt(99_999)).1, [Finding::CreditByReceipt(lease)]);
+    let mut without: Vec<_> = export_with_receipt(100_000);
+    without.retain(|line| !matches!(line, Line::Segment(_)));
+    assert_eq!(audit(without).1, [Finding::CreditByReceipt(lease)]);
+    let mut forged = export_with_receipt(100_000);
+    if let Some(Line::Segment(kept)) = forged.last_mut() {
+        kept.segment.text = kept.segment.text.replace("5000000000", "4000000000");
+    }
+    assert_eq!(audit(forged).1, [Finding::Receipt(lease)]);
+}
+
 #[test]
 fn a_payout_in_two_currencies_is_two_entries_of_one_reference() {
     let mut lines = export();
@@ -138,7 +198,7 @@ fn a_payout_in_two_currencies_is_two_entries_of_one_reference() {
 
 #[test]
 fn an_export_is_read_as_it_was_written() {
-    for line in export() {
+    for line in export().into_iter().chain(export_with_receipt(1)) {
         let text = serde_json::to_string(&line).unwrap();
         assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line, "{text}");
     }

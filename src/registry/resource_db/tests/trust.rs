@@ -114,7 +114,11 @@ async fn a_lease_says_where_its_host_is_and_by_which_key_it_is_known_there() {
     let market = market().await;
     let lease = market.borrow().await;
     assert_eq!((lease.host_address.as_str(), lease.host_tls_key), ("http://host:1", None));
-    let contact = HostContact { address: "https://host:2".to_owned(), tls_key: Some(TlsKey::of(b"a key")) };
+    let contact = HostContact {
+        address: "https://host:2".to_owned(),
+        tls_key: Some(TlsKey::of(b"a key")),
+        receipt_key: None,
+    };
     market.db.change_contact(market.host, contact.clone()).await.unwrap();
     let lease = market.db.lease(market.borrower, lease.id).await.unwrap().unwrap();
     assert_eq!((lease.host_address, lease.host_tls_key), (contact.address, contact.tls_key));

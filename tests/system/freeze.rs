@@ -1,0 +1,228 @@
+//! Frozen, for real: root of a lender's host changes what was set aside for a lent partition, behind the agent's back. First
+//! with the agent stopped, to show the damage, then with it awake. It is put back, told, signed and credited.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::world::{AN_HOUR, Loan, PATIENCE, SMALL, World, output, shell, world};
+use sublet::{
+    api::{agent::PartitionState, registry::Lease},
+    domain::{
+        id::{LeaseId, PartitionId},
+        ledger::entry::Occasion,
+        receipt::{
+            chain::{Receipt, Totals},
+            segment::{Violation, Watched},
+        },
+    },
+};
+
+/// What root does, how it shows while it lasts, and as what the guard tells it.
+struct Attack {
+    what: Watched,
+    act: &'static str,
+    /// Succeeds while the change lasts.
+    shows: &'static str,
+}
+
+/// `$machine` is the VMM's process, `$vcpu` the thread of its vCPU, `$group` its control group, `$disk` the partition's disk.
+const ATTACKS: [Attack; 8] = [
+    Attack {
+        what: Watched::Affinity,
+        act: "taskset -p 1 $vcpu >/dev/null",
+        shows: "grep -q '^Cpus_allowed_list:.0$' /proc/$vcpu/status",
+    },
+    Attack { what: Watched::Nice, act: "renice -n 19 -p $vcpu", shows: "[ $(field 19 $vcpu) = 19 ]" },
+    Attack {
+        what: Watched::Policy,
+        act: "/usr/bin/chrt --idle --pid 0 $vcpu",
+        shows: "[ $(field 41 $vcpu) = 5 ]",
+    },
+    Attack {
+        what: Watched::Cgroup,
+        act: "echo '20000 100000' >/sys/fs/cgroup/sublet/cpu.max",
+        shows: "grep -q ^20000 /sys/fs/cgroup/sublet/cpu.max",
+    },
+    Attack {
+        what: Watched::DiskSize,
+        act: "truncate -s 4096 $disk",
+        shows: "[ $(stat -c %s $disk) = 4096 ]",
+    },
+    Attack { what: Watched::Stopped, act: "kill -STOP $machine", shows: "[ $(field 3 $machine) = T ]" },
+    Attack {
+        what: Watched::Cgroup,
+        act: "echo 1 >$group/cgroup.freeze",
+        shows: "grep -q 1 $group/cgroup.freeze",
+    },
+    Attack {
+        what: Watched::CpuOnline,
+        act: "echo 0 >/sys/devices/system/cpu/cpu1/online",
+        shows: "grep -q 0 /sys/devices/system/cpu/cpu1/online",
+    },
+];
+
+/// The names that the attacks use. Fields of `stat` are counted from behind the thread's name (proc_pid_stat(5)).
+fn names(partition: PartitionId) -> String {
+    format!(
+        "disk=/var/lib/sublet/partitions/{partition}/disk; group=/sys/fs/cgroup/sublet/{partition}
+         for machine in $(cat $group/cgroup.procs); do
+             vcpu=$(grep -l '^vcpu0$' /proc/$machine/task/*/comm | cut -d/ -f5)
+             [ -z \"$vcpu\" ] || break
+         done
+         field() {{ sed 's/.*) //' /proc/$2/stat | cut -d' ' -f$(($1 - 2)); }}
+         now() {{ cut -d' ' -f1 /proc/uptime | tr -d .; }}
+        "
+    )
+}
+
+/// Changes something, and waits until it is put back; how long that took, to a hundredth of a second.
+fn attack(world: &World, partition: PartitionId, attack: &Attack) -> Duration {
+    let Attack { act, shows, .. } = attack;
+    let script = format!(
+        "{}
+         {act}
+         begun=$(now)
+         while {shows}; do
+             usleep 10000
+             [ $(now) -lt $((begun + {patience})) ]
+         done
+         echo $(($(now) - begun))",
+        names(partition),
+        patience = PATIENCE.as_millis() / 10,
+    );
+    let hundredths: u64 = world.on_host(&script).lines().last().unwrap().trim().parse().unwrap();
+    Duration::from_millis(hundredths * 10)
+}
+
+fn lease(world: &World, lease: LeaseId) -> Lease {
+    world.wait(world.borrower.lease(lease)).unwrap()
+}
+
+/// What the lease shows, once it shows all of these.
+fn wait_for_violations(world: &World, loan: &Loan, wanted: &BTreeSet<Watched>) -> Vec<Violation> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let violations = lease(world, loan.granted.lease.id).violations;
+        let told: BTreeSet<Watched> = violations.iter().map(|violation| violation.what).collect();
+        if wanted.is_subset(&told) {
+            return violations;
+        }
+        assert!(Instant::now() < deadline, "the lease shows {violations:?}, and not all of {wanted:?}");
+    }
+}
+
+/// The whole receipt, once the registry has its last segment.
+fn wait_for_receipt(world: &World, lease: LeaseId) -> Receipt {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let receipt = world.wait(world.borrower.receipt(lease)).unwrap();
+        let last = receipt.segments.last().and_then(|segment| segment.said().ok());
+        if last.is_some_and(|segment| segment.end.is_some()) {
+            return receipt;
+        }
+        assert!(Instant::now() < deadline, "the registry has {} segments alone", receipt.segments.len());
+    }
+}
+
+fn audited(world: &World) -> String {
+    let file = world.directory.join("export");
+    let registry = Command::new(world.programs.join("sublet-registry"))
+        .arg("--database")
+        .arg(world.directory.join("registry.db"))
+        .arg("export")
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(registry.status.success(), "{}", String::from_utf8_lossy(&registry.stderr));
+    let audit = output(world.sublet(&["audit", file.to_str().unwrap()]));
+    String::from_utf8(audit.stdout).unwrap()
+}
+
+#[test]
+fn what_root_changes_behind_the_agents_back_is_put_back_told_signed_and_credited() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let loan = world.borrow(offer.id, AN_HOUR);
+    let busy = shell("debian-micro", "echo begun; while :; do :; done");
+    world.wait(async {
+        let job = loan.submit(busy).await.unwrap();
+        loan.wait_for_output(job.id, "begun").await;
+    });
+    let wanted: BTreeSet<Watched> = ATTACKS.iter().map(|attack| attack.what).collect();
+
+    // Nobody guards: each change stays, until the agent goes on.
+    world.on_host("kill -STOP $(cat /run/sublet-agent.pid)");
+    for Attack { act, shows, .. } in &ATTACKS {
+        world.on_host(&format!("{}\n{act}; sleep 1; {shows}", names(offer.id)));
+    }
+    world.on_host("kill -CONT $(cat /run/sublet-agent.pid)");
+    for Attack { shows, .. } in &ATTACKS {
+        world.on_host(&format!("{}\nwhile {shows}; do usleep 10000; done", names(offer.id)));
+    }
+    let told = wait_for_violations(world, &loan, &wanted);
+    assert!(told.iter().all(|violation| violation.before != violation.after), "{told:?}");
+
+    // Guarded: each change is gone before long; one second is promised, and how long it was is told.
+    for attacking in &ATTACKS {
+        let noticed = attack(world, offer.id, attacking);
+        eprintln!("{}: put back after {noticed:?}", attacking.what.as_str());
+    }
+    world.wait_for_partition(offer.id, |view| view.state == PartitionState::Lent);
+
+    let ended = loan.end().end.unwrap();
+    let receipt = wait_for_receipt(world, loan.granted.lease.id);
+    let terms = loan.granted.lease.receipts.unwrap();
+    let segments = receipt.verify(terms.key).unwrap();
+    let totals = Totals::of(&segments);
+    assert!(totals.stopped > Duration::ZERO && totals.lacking > Duration::ZERO, "{totals:?}");
+    assert!(totals.unwatched > Duration::ZERO, "an agent that does not run watches nothing: {totals:?}");
+    let signed: BTreeSet<Watched> =
+        segments.iter().flat_map(|segment| &segment.violations).map(|violation| violation.what).collect();
+    assert!(wanted.is_subset(&signed), "{signed:?}");
+    let measured = segments.iter().rev().find_map(|segment| segment.guest.as_ref()).unwrap().measured();
+    assert_eq!(measured.unwrap().cpus.len(), 1, "the guest's runner has said what it measured");
+
+    let entries = world.wait(world.borrower.ledger()).unwrap().entries;
+    let is_credit = |of: &Occasion| of.is_of_receipt() && of.lease() == Some(loan.granted.lease.id);
+    let credit = entries.into_iter().find(|entry| is_credit(&entry.entry.occasion)).unwrap();
+    assert!(credit.entry.legs.borrower.0 > 0 && credit.entry.legs.borrower <= ended.charge);
+    let audit = audited(world);
+    assert!(audit.contains("everything agrees"), "{audit}");
+
+    let file = world.directory.join("receipt.json");
+    fs::write(&file, serde_json::to_string(&receipt).unwrap()).unwrap();
+    let check = |file: &str| {
+        let key = terms.key.to_string();
+        output(world.sublet(&["receipt", "--verify", "--receipt-key", &key, "--file", file]))
+    };
+    let checked = check(file.to_str().unwrap());
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success() && said.contains("violation"), "{checked:?}");
+    let forged = fs::read_to_string(&file).unwrap().replacen("stopped_ns\\\":", "stopped_ns\\\":1", 1);
+    fs::write(&file, forged).unwrap();
+    assert!(!check(file.to_str().unwrap()).status.success());
+}
+
+#[test]
+fn a_lease_says_how_its_partition_was_cleaned_and_its_receipt_can_be_read_while_it_runs() {
+    let world = world();
+    let offer = world.offer(SMALL);
+    let first = world.borrow(offer.id, AN_HOUR);
+    first.end();
+    world.wait_for_partition(offer.id, |view| view.state == PartitionState::Offered);
+
+    let second = world.borrow(offer.id, AN_HOUR);
+    let receipt = world.wait(second.agent.receipt(offer.id, None)).unwrap();
+    let segments = receipt.verify(second.granted.lease.receipts.unwrap().key).unwrap();
+    let opening = segments.first().unwrap();
+    assert_eq!(opening.cleaned.unwrap().after, first.granted.lease.id);
+    assert_eq!(opening.set_aside.allocation, SMALL);
+    assert_eq!(opening.set_aside.cpus.len(), 1);
+    let of_another = world.wait(second.agent.receipt(offer.id, Some(first.granted.lease.id)));
+    assert!(of_another.is_err(), "a receipt is its own borrower's business");
+    second.end();
+}
