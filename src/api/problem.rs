@@ -32,6 +32,9 @@ macro_rules! codes {
         }
 
         impl Code {
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$code,)*];
+
             pub fn status(self) -> u16 {
                 match self { $(Self::$code => $status,)* }
             }
@@ -139,3 +142,30 @@ impl From<KeyRefusal> for Problem {
 
 /// Media type of a problem.
 pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `| code | status | when | what to do |`
+    #[test]
+    fn each_code_is_explained_in_docs_errors_md_with_its_status_and_what_to_do() {
+        let page = include_str!("../../docs/errors.md");
+        let rows: Vec<Vec<&str>> = page
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let told: Vec<(&str, &str)> = rows.iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
+        let codes: Vec<(String, String)> = Code::ALL
+            .iter()
+            .map(|code| {
+                (serde_json::to_value(code).unwrap().as_str().unwrap().to_owned(), code.status().to_string())
+            })
+            .collect();
+        let known: Vec<(&str, &str)> =
+            codes.iter().map(|(code, status)| (code.as_str(), status.as_str())).collect();
+        assert_eq!(told, known, "in the order in which they are declared");
+        assert!(rows.iter().all(|row| row.len() == 4 && row.iter().all(|cell| !cell.is_empty())));
+    }
+}

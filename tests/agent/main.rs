@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod carving;
+mod full_disk;
 mod metrics;
 mod openapi;
 mod registry;

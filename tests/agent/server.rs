@@ -116,7 +116,22 @@ impl Agent {
 
     /// Starts it on a port that is free, and waits until it listens.
     pub(crate) fn start_on(host: Host) -> Self {
-        let mut child = program(&host.config()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_by(program(&host.config()), host)
+    }
+
+    /// Starts it with its state in a file system in memory of this size, in a mount namespace of its own.
+    pub(crate) fn start_with_little_room(host: Host, size: &str) -> Self {
+        let state = host.state("");
+        fs::create_dir(&state).unwrap();
+        let mount = "mount -t tmpfs -o size=\"$1\",mode=700 state \"$2\" && shift 2 && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", size]).arg(&state);
+        command.arg(env!("CARGO_BIN_EXE_sublet-agent")).arg("--config").arg(host.config());
+        Self::start_by(command, host)
+    }
+
+    fn start_by(mut command: Command, host: Host) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let address = read_address(&mut stderr);
         let log = Arc::new(Mutex::new(String::new()));
@@ -143,8 +158,14 @@ impl Agent {
         }
     }
 
+    /// A file of its state directory as it sees it.
+    pub(crate) fn own_state(&self, path: &str) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        root.join(self.host.state(path).strip_prefix("/").unwrap())
+    }
+
     pub(crate) fn owner_token(&self) -> String {
-        fs::read_to_string(self.host.state("owner.token")).unwrap().trim().to_owned()
+        fs::read_to_string(self.own_state("owner.token")).unwrap().trim().to_owned()
     }
 
     pub(crate) fn owner(&self) -> AgentClient {

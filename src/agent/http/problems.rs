@@ -1,5 +1,7 @@
 //! What each failure is on the wire.
 
+use std::io::ErrorKind;
+
 use crate::{
     agent::{
         guest::{jobs::SubmitError, tunnels::TunnelError},
@@ -16,6 +18,13 @@ use crate::{
 
 impl From<TableError> for Problem {
     fn from(error: TableError) -> Self {
+        if error.is_full() {
+            tracing::error!(error = chain(&error), "the partition table has no room left");
+            return Self::new(
+                Code::StorageFull,
+                "the disk of this host's partition table is full: nothing new is stored until its owner makes room",
+            );
+        }
         tracing::error!(error = chain(&error), "the partition table failed");
         Self::new(Code::StorageFailed, "the host cannot read or write its partition table now")
     }
@@ -37,6 +46,7 @@ impl From<PartitionError> for Problem {
             }
             E::Carve(_) | E::NoUserLeft(_) => Code::InsufficientResources,
             E::Disk(ref error) if error.is_full() => Code::InsufficientResources,
+            E::Files(ref error) if error.kind() == ErrorKind::StorageFull => Code::StorageFull,
             E::Disk(_) | E::Files(_) => Code::StorageFailed,
             E::Network(_) => Code::NetworkUnavailable,
             E::UnknownImage(_) => Code::UnknownOsImage,

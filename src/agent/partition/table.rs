@@ -49,6 +49,17 @@ pub enum TableError {
     Gone(#[from] tokio::task::JoinError),
 }
 
+impl TableError {
+    /// Whether the disk that it is on has no room left.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::Files { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
 /// The table, shared by all that read and write it. One writer at a time.
 #[derive(Debug, Clone)]
 pub struct Table {
