@@ -82,7 +82,7 @@ pub enum BuildError {
 pub fn build(config: &MachineConfig, resources: Resources, lists: &Lists) -> Result<Machine, BuildError> {
     let Resources { kvm, memory, console, disks, vsock, network, port } = resources;
     let vm = kvm::create_vm(&kvm, &memory).map_err(BuildError::Kvm)?;
-    let interrupts = Interrupts::new(vm.clone());
+    let interrupts = Interrupts::new(vm.clone()).map_err(BuildError::Interrupt)?;
     let console = Arc::new(console);
     let mut devices = Devices { vm: &vm, interrupts: &interrupts, memory: &memory, bus: PciBus::default() };
     devices.bus.add(Box::new(HostBridge::new()));

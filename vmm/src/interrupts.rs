@@ -4,9 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_irqchip, kvm_irq_routing_msi,
 };
 use kvm_ioctls::VmFd;
 use thiserror::Error;
@@ -19,8 +18,8 @@ const IOAPIC_PINS: u32 = 24;
 pub enum InterruptError {
     #[error("cannot make an event descriptor for an interrupt")]
     Event(#[source] std::io::Error),
-    #[error("cannot route interrupt {gsi}")]
-    Route { gsi: u32, source: errno::Error },
+    #[error("cannot route interrupts")]
+    Routes(#[source] errno::Error),
     #[error("cannot connect interrupt {gsi}")]
     Connect { gsi: u32, source: errno::Error },
     #[error("too many interrupts for one table")]
@@ -53,9 +52,10 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
-        let routes = Mutex::new(legacy_routes());
-        Arc::new(Self { vm, routes, next_gsi: Mutex::new(IOAPIC_PINS) })
+    pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, InterruptError> {
+        let routes = pin_routes();
+        set_routes(&vm, &routes)?;
+        Ok(Arc::new(Self { vm, routes: Mutex::new(routes), next_gsi: Mutex::new(IOAPIC_PINS) }))
     }
 
     /// An edge-triggered line to a pin of the I/O APIC.
@@ -77,8 +77,7 @@ impl Interrupts {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let others = routes.iter().filter(|route| route.gsi != gsi).copied();
         let wanted: Vec<_> = others.chain([message_route(gsi, message)]).collect();
-        let table = KvmIrqRouting::from_entries(&wanted).map_err(|_| InterruptError::TooMany)?;
-        self.vm.set_gsi_routing(&table).map_err(|source| InterruptError::Route { gsi, source })?;
+        set_routes(&self.vm, &wanted)?;
         *routes = wanted;
         Ok(())
     }
@@ -124,20 +123,21 @@ fn new_event() -> Result<EventFd, InterruptError> {
     EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(InterruptError::Event)
 }
 
-/// The routes that KVM sets up by itself and that the first table of ours replaces: pins 0 to 15 go to the two
-/// PICs as well as to the I/O APIC.
-fn legacy_routes() -> Vec<kvm_irq_routing_entry> {
-    let pic = |pin| match pin {
-        0..8 => chip_route(pin, KVM_IRQCHIP_PIC_MASTER, pin),
-        _ => chip_route(pin, KVM_IRQCHIP_PIC_SLAVE, pin - 8),
-    };
-    let io_apic = |pin| chip_route(pin, KVM_IRQCHIP_IOAPIC, pin);
-    (0..16).map(pic).chain((0..IOAPIC_PINS).map(io_apic)).collect()
+fn set_routes(vm: &VmFd, routes: &[kvm_irq_routing_entry]) -> Result<(), InterruptError> {
+    let table = KvmIrqRouting::from_entries(routes).map_err(|_| InterruptError::TooMany)?;
+    vm.set_gsi_routing(&table).map_err(InterruptError::Routes)
 }
 
-fn chip_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
-    let mut route = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-    route.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
+/// Pins go to the I/O APIC alone. KVM would have the first 16 go to two PICs as well, which our machine has not (ACPI 6.5,
+/// 5.2.12, no PCAT_COMPAT) and no kernel programs: until it has closed the local APIC's way for them, pin 5 would be the
+/// processor's exception 5.
+fn pin_routes() -> Vec<kvm_irq_routing_entry> {
+    (0..IOAPIC_PINS).map(pin_route).collect()
+}
+
+fn pin_route(pin: u32) -> kvm_irq_routing_entry {
+    let mut route = kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+    route.u.irqchip = kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin };
     route
 }
 

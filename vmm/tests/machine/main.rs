@@ -80,6 +80,18 @@ fn the_power_button_asks_the_guest_to_end() {
 }
 
 #[test]
+fn a_button_pressed_while_the_guest_comes_up_harms_nothing() {
+    let mut vmm = Vmm::prepare(machine(1));
+    vmm.boot(Image::Elf612.running(&format!("{MODULES}; echo came up; sleep 1000")));
+    // From before its kernel knows any interrupt until after it knows them all.
+    while !vmm.console().contains("came up") {
+        vmm.request(&Request::Stop { version: VERSION }).unwrap();
+    }
+    let status = vmm.status();
+    assert!(matches!(status.state, MachineState::Running { .. }), "{status:?}");
+}
+
+#[test]
 fn no_guest_runs_past_its_moment_though_nobody_is_there_to_end_it() {
     let mut vmm = Vmm::prepare(machine(2));
     vmm.boot(Image::Elf612.running("while true; do true; done"));

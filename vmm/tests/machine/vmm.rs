@@ -109,7 +109,9 @@ impl Image {
         Source {
             kernel: file(kernel),
             initrd: file("initrd.img"),
-            command_line: format!("console=ttyS0 quiet panic=-1 {options}"),
+            // With an early console: what a kernel says that ends before it has found its devices is seen as well. It goes
+            // by `quiet` from where that stands on.
+            command_line: format!("quiet earlyprintk=ttyS0 console=ttyS0 panic=-1 {options}"),
         }
     }
 }
