@@ -134,13 +134,20 @@ impl Lendable {
     }
 
     /// What a partition that holds `now` would hold with `wanted` instead. `held` is all that is held by others.
-    /// CPUs that stay enough stay the same.
+    /// CPUs that stay enough stay the same, and what takes no more than before is not refused, however little is left.
     pub fn change(
         &self,
         wanted: &Allocation,
         now: &Holding,
         held: &[Holding],
     ) -> Result<Holding, CarveError> {
+        let no_more = count_of(&now.cpus) == wanted.cpus
+            && wanted.memory_mib <= now.memory_mib
+            && wanted.disk_mib <= now.disk_mib;
+        if no_more {
+            let Allocation { memory_mib, disk_mib, .. } = *wanted;
+            return Ok(Holding { cpus: now.cpus.clone(), memory_mib, disk_mib });
+        }
         let mut changed = self.carve(wanted, held)?;
         if changed.cpus.len() == now.cpus.len() {
             changed.cpus.clone_from(&now.cpus);
@@ -162,7 +169,11 @@ impl Holding {
 }
 
 fn size(core: &Core) -> u32 {
-    u32::try_from(core.0.len()).unwrap_or(u32::MAX)
+    count_of(&core.0)
+}
+
+fn count_of(cpus: &[u32]) -> u32 {
+    u32::try_from(cpus.len()).unwrap_or(u32::MAX)
 }
 
 fn count(cores: &[Core]) -> u32 {

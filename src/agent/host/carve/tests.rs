@@ -72,6 +72,19 @@ fn a_change_that_needs_as_many_cpus_keeps_them() {
     assert_eq!((changed.cpus, changed.memory_mib), (vec![3, 7], 1024));
 }
 
+#[test]
+fn what_takes_no_more_than_before_is_granted_however_little_is_left() {
+    let mut full = host(&[&[0, 4], &[1, 5]]);
+    full.disk_mib = 0;
+    let full = Lendable::new(&full, &RESERVE).unwrap();
+    let now = Holding { cpus: vec![1, 5], memory_mib: 512, disk_mib: 100 };
+    assert_eq!(full.change(&wanted(2), &now, &[]).as_ref(), Ok(&now));
+    let less = Allocation { disk_mib: 50, ..wanted(2) };
+    assert_eq!(full.change(&less, &now, &[]).unwrap().disk_mib, 50);
+    let more = Allocation { disk_mib: 101, ..wanted(2) };
+    assert_eq!(full.change(&more, &now, &[]), Err(CarveError::Disk { wanted: 101, free: 0 }));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Carve(Allocation),
