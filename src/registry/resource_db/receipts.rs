@@ -83,8 +83,7 @@ impl ResourceDb {
             else {
                 return Ok(None);
             };
-            let select = "SELECT text, signature FROM segments WHERE lease = $1 ORDER BY number";
-            let segments = sql.all(select, values![lease], signed)?;
+            let segments = segments(sql, lease)?;
             let (host, partition) = (row.host, row.partition);
             Ok(Some(Receipt { lease, host, partition, key: terms.key, segments }))
         })
@@ -135,6 +134,12 @@ fn signed(mut row: Row) -> Result<SignedSegment, StoreError> {
     Ok(SignedSegment { text: row.take()?, signature: row.take_word()? })
 }
 
+/// Of a lease's receipt, in order.
+fn segments(sql: &mut dyn Sql, lease: LeaseId) -> Result<Vec<SignedSegment>, StoreError> {
+    let select = "SELECT text, signature FROM segments WHERE lease = $1 ORDER BY number";
+    sql.all(select, values![lease], signed)
+}
+
 fn kept(sql: &mut dyn Sql, lease: LeaseId, number: u32) -> Result<Option<SignedSegment>, StoreError> {
     let select = "SELECT text, signature FROM segments WHERE lease = $1 AND number = $2";
     sql.first(select, values![lease, number], signed)
@@ -172,9 +177,7 @@ impl Work<'_> {
 
     /// Writes the credit that follows from the whole receipt, once.
     fn credit_undelivered(&mut self, row: &LeaseRow, terms: ReceiptTerms) -> Result<(), SegmentError> {
-        let select = "SELECT text, signature FROM segments WHERE lease = $1 ORDER BY number";
-        let segments = self.sql.all(select, values![row.id], signed)?;
-        let segments: Vec<Segment> = segments
+        let segments: Vec<Segment> = segments(self.sql, row.id)?
             .iter()
             .map(SignedSegment::said)
             .collect::<Result<_, _>>()
