@@ -7,6 +7,8 @@ pub mod api;
 
 pub mod clock;
 
+pub mod inventory;
+
 pub mod client;
 
 #[cfg(feature = "cli")]

@@ -236,6 +236,7 @@ fn carved(number: u128) -> PartitionRow {
     };
     PartitionRow {
         id: PartitionId(Uuid::from_u128(number)),
+        shape: None,
         partition: Partition::carved(terms, vec![1]),
         effects: Vec::new(),
         machine: Default::default(),

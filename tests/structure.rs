@@ -13,13 +13,14 @@ use std::{
 };
 
 /// Each room of package `sublet`, with the rooms that it may use.
-const ROOMS: [(&str, &[&str]); 6] = [
+const ROOMS: [(&str, &[&str]); 7] = [
     ("domain", &[]),
+    ("inventory", &[]),
     ("api", &["domain"]),
     ("client", &["api", "domain"]),
-    ("cli", &["client", "api", "domain"]),
+    ("cli", &["inventory", "client", "api", "domain"]),
     ("registry", &["clock", "api", "domain"]),
-    ("agent", &["clock", "client", "api", "domain"]),
+    ("agent", &["clock", "inventory", "client", "api", "domain"]),
 ];
 
 fn root() -> &'static Path {

@@ -11,17 +11,21 @@ use std::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::host::{
-    carve::Reserve,
-    disk::{BadDisk, DiskSettings},
-    network::{BadNetwork, NetworkSettings},
-    users::{BadUsers, Users},
+use super::{
+    auto_offer::{AutoOfferSettings, BadAutoOffer},
+    host::{
+        carve::Reserve,
+        cgroup,
+        disk::{BadDisk, DiskSettings},
+        network::{BadNetwork, NetworkSettings},
+        users::{BadUsers, Users},
+    },
 };
 use crate::{
     client::{Trust, TrustError},
     domain::{
         money::{Currency, PRICE_MAX_MICROS, Price},
-        qualities::{BadQualities, validate_labels},
+        qualities::{BadQualities, WHOLE_CPU_PERCENT, validate_labels},
         resources::Allocation,
         terms::{BadTerms, LendingRules},
     },
@@ -66,6 +70,9 @@ pub struct Config {
     #[serde(default)]
     pub registry: Option<RegistryConfig>,
     pub reserve: Reserve,
+    /// Control group in which partitions' groups are made, and which is nobody else's.
+    #[serde(default = "default_control_group")]
+    pub control_group: PathBuf,
     /// Whether partitions' memory is of huge pages that the owner has reserved (`vm.nr_hugepages`), and of nothing else.
     #[serde(default)]
     pub huge_pages: bool,
@@ -84,6 +91,9 @@ pub struct Config {
     /// What partitions' networks are made of, and their limits.
     #[serde(default)]
     pub network: NetworkSettings,
+    /// What is offered by itself while the host can spare it; none: nothing.
+    #[serde(default)]
+    pub auto_offer: Option<AutoOfferSettings>,
     pub prices: Prices,
 }
 
@@ -153,6 +163,10 @@ fn default_vsock_port() -> u32 {
     7105
 }
 
+fn default_control_group() -> PathBuf {
+    PathBuf::from(cgroup::DEFAULT_PLACE)
+}
+
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration {path:?}")]
@@ -193,6 +207,8 @@ pub enum ConfigError {
     Disk(#[from] BadDisk),
     #[error(transparent)]
     Network(#[from] BadNetwork),
+    #[error(transparent)]
+    AutoOffer(#[from] BadAutoOffer),
     #[error("{field}: must be at most {PRICE_MAX_MICROS}, is {value}")]
     Price { field: &'static str, value: u64 },
     #[error("cannot tell where this program is, to find sublet-vmm beside it: set vmm")]
@@ -234,6 +250,7 @@ impl Config {
         self.validate_tls()?;
         require_absolute("state_directory", &self.state_directory)?;
         require_absolute("image_directory", &self.image_directory)?;
+        require_absolute("control_group", &self.control_group)?;
         if self.state_directory.as_os_str().len() > STATE_DIRECTORY_MAX {
             return Err(ConfigError::StateDirectoryTooLong(self.state_directory.clone()));
         }
@@ -246,6 +263,7 @@ impl Config {
         self.users.validate()?;
         self.disk.validate()?;
         self.network.validate()?;
+        self.auto_offer.as_ref().map_or(Ok(()), AutoOfferSettings::validate)?;
         self.prices.validate()
     }
 
@@ -307,10 +325,11 @@ impl Prices {
         too_high.map_or(Ok(()), |(field, value)| Err(ConfigError::Price { field, value }))
     }
 
-    /// The price of `allocation`; a fraction of a micro-unit is dropped.
-    pub fn of(&self, allocation: &Allocation) -> Price {
+    /// The price of `allocation`, with so much of each CPU's time; a fraction of a micro-unit is dropped.
+    pub fn of(&self, allocation: &Allocation, cpu_percent: u8) -> Price {
         let gib = |mib: u64, per_gib: u64| u128::from(mib) * u128::from(per_gib) / 1024;
-        let sum = u128::from(allocation.cpus) * u128::from(self.per_cpu_hour_micros)
+        let of_cpus = u128::from(allocation.cpus) * u128::from(self.per_cpu_hour_micros);
+        let sum = of_cpus * u128::from(cpu_percent) / u128::from(WHOLE_CPU_PERCENT)
             + gib(allocation.memory_mib, self.per_gib_hour_micros)
             + gib(allocation.disk_mib, self.per_disk_gib_hour_micros);
         let per_hour_micros = i64::try_from(sum).unwrap_or(PRICE_MAX_MICROS).min(PRICE_MAX_MICROS);
@@ -420,7 +439,9 @@ mod tests {
     #[test]
     fn the_price_list_adds_up() {
         let prices = load(SMALL).unwrap().prices;
-        let price = prices.of(&Allocation { cpus: 2, memory_mib: 1536, disk_mib: 2048 });
+        let allocation = Allocation { cpus: 2, memory_mib: 1536, disk_mib: 2048 };
+        let price = prices.of(&allocation, 100);
         assert_eq!(price.per_hour_micros, 2 * 20_000 + 7_500 + 200);
+        assert_eq!(prices.of(&allocation, 25).per_hour_micros, 2 * 5_000 + 7_500 + 200);
     }
 }

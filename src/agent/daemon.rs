@@ -11,18 +11,20 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 use super::{
+    auto_offer,
     config::{Config, ConfigError},
     freeze::{guard::Lookout, receipt::Receipts},
     guest::{
         listener::{self, ListenError},
-        process::Vmms,
+        process::{VmmError, Vmms},
     },
     host::{
-        carve::ReserveError,
+        carve::{HostResources, Lendable, ReserveError},
         cgroup::Cgroups,
         clock::LeaseClock,
         cpus::Cpus,
-        inventory::{Inventory, InventoryError},
+        disk::{self, DiskError},
+        irq::Interrupts,
         network::Networks,
     },
     http::{self, Agent},
@@ -32,9 +34,10 @@ use super::{
     partition::{
         driver::Command,
         error::PartitionError,
-        partitions::Partitions,
+        partitions::{Handle, Partitions},
         table::{Table, TableError},
     },
+    performance,
     registry_link::{self, LinkError, RegistryLink, Retry},
     services::Services,
     tls::{self, HostTlsError},
@@ -45,9 +48,12 @@ use crate::{
         registry::{EndReason, HeartbeatReply, HostContact, LendingState, RegisteredPartition},
     },
     client::ClientError,
-    domain::tls_key::TlsKey,
+    domain::{id::PartitionId, partition::State, tls_key::TlsKey},
+    inventory::{Inventory, InventoryError},
 };
 
+/// Where interrupts went before any CPU was set aside, for as long as the host is up.
+const INTERRUPTS_RECORD: &str = "/run/sublet-interrupts.json";
 /// Most milliseconds that a registry may hold a heartbeat's answer.
 const WAIT_MAX_MS: u64 = 10_000;
 
@@ -57,6 +63,8 @@ pub enum AgentError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Inventory(#[from] InventoryError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     #[error("the reserve cannot be kept on this host")]
     Reserve(#[from] ReserveError),
     #[error("cannot make the directory {path:?}")]
@@ -69,6 +77,10 @@ pub enum AgentError {
     KeyTrust(#[from] KeyTrustError),
     #[error(transparent)]
     Table(#[from] TableError),
+    #[error("partition {0} is lent: its lease is to end first")]
+    Lent(PartitionId),
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
     #[error("another agent uses the state directory {0:?}")]
     StateInUse(PathBuf),
     #[error("the link to the registry cannot be made")]
@@ -99,8 +111,9 @@ pub fn check(config: &Config) -> Result<(), AgentError> {
         config.users.validate_against(&accounts).map_err(ConfigError::Users)?;
     }
     let above = config.state_directory.ancestors().find(|directory| directory.exists());
-    let resources = inventory.resources(above.unwrap_or(Path::new("/")), 0)?;
-    super::host::carve::Lendable::new(&resources, &config.reserve)?;
+    let disk_mib = disk::available_mib(above.unwrap_or(Path::new("/")))?;
+    let resources = HostResources { topology: inventory.topology, disk_mib };
+    Lendable::new(&resources, &config.reserve, config.huge_pages)?;
     Ok(())
 }
 
@@ -126,6 +139,7 @@ pub async fn run(
         () = shutdown.clone().wait() => return Ok(()),
     };
     renew_at_hangup(&services, tls.clone()).map_err(AgentError::Signal)?;
+    services.vmms.steer_interrupts();
     let guests = listener::listen(services.config.vsock_port)?;
     let partitions = Partitions::open(Arc::clone(&services)).await?;
     match guests {
@@ -135,6 +149,7 @@ pub async fn run(
     let keeper = Arc::clone(&services);
     tokio::spawn(async move { keeper.networks.keep().await });
     tokio::spawn(follow_registry(Arc::clone(&services), Arc::clone(&partitions)));
+    tokio::spawn(auto_offer::follow(Arc::clone(&services), Arc::clone(&partitions)));
     let address = services.config.listen;
     let failed = |source| AgentError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -163,6 +178,28 @@ fn renew_at_hangup(services: &Arc<Services>, tls: Option<ServerTls>) -> io::Resu
     })
 }
 
+/// Gives back all that is set aside on the host, before the agent is removed from it: offers are withdrawn, machines ended,
+/// disks deleted, and nothing is left in control groups or of interrupts' places. Refused while a partition is lent.
+pub async fn give_back(config: Config) -> Result<(), AgentError> {
+    check(&config)?;
+    let _lock = lock(&config.state_directory)?;
+    let tls = tls::load(&config)?;
+    let services = Arc::new(services(config, tls.as_ref().map(ServerTls::key)).await?);
+    let partitions = Partitions::open(Arc::clone(&services)).await?;
+    partitions.recovered().await;
+    let all = partitions.all();
+    if let Some(lent) = all.iter().map(Handle::row).find(|row| row.partition.lease().is_some()) {
+        return Err(AgentError::Lent(lent.id));
+    }
+    for handle in all {
+        if !matches!(handle.row().partition.state, State::Carved | State::Withdrawn) {
+            handle.ask(Command::Withdraw).await?;
+        }
+        handle.ask(Command::Release).await?;
+    }
+    Ok(services.vmms.close()?)
+}
+
 /// Makes the state directory, and sees to it that it has one agent.
 fn lock(directory: &Path) -> Result<std::fs::File, AgentError> {
     let failed = |source| AgentError::Directory { path: directory.to_owned(), source };
@@ -178,13 +215,10 @@ fn lock(directory: &Path) -> Result<std::fs::File, AgentError> {
 async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, AgentError> {
     let directory = config.state_directory.clone();
     let inventory = Inventory::read(Path::new("/"))?;
-    if !inventory.has_kvm {
+    if !inventory.kernel.has_kvm {
         tracing::warn!("this host has no /dev/kvm: partitions can be carved, but not offered");
     }
-    let cgroups = Cgroups::under(Path::new("/sys/fs/cgroup"));
-    if !cgroups.usable() {
-        tracing::warn!("cgroup2 cannot be written here: partitions can be carved, but not offered");
-    }
+    let cgroups = control_groups(&config, &inventory);
     let table = Table::open(&directory.join("agent.db"))?;
     let mut identity = Identity::load(&directory, &config.owner_token_file())?;
     let mut registry = None;
@@ -199,21 +233,39 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
         let records = (table.clone(), receipts.clone());
         registry = Some(RegistryLink::new(link.clone(), contact, enrolment.clone(), records)?);
     }
-    let host_cpus = config.reserve.host_cpus(&inventory.cores);
+    let host_cpus = config.reserve.host_cpus(&inventory.topology);
+    let interrupts = Interrupts::new(Path::new("/"), PathBuf::from(INTERRUPTS_RECORD));
     Ok(Services {
         lookout: Lookout { cgroups: cgroups.clone(), cpus: Cpus::default() },
         receipts,
         networks: Networks::new(config.network.clone(), config.users, &cgroups, host_cpus),
-        vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups),
+        vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups, interrupts),
+        ratings: performance::known_or_measured(&inventory, &directory).await?,
         images: ImageCache::new(config.image_directory.clone()),
         clock: Arc::new(LeaseClock::load(&directory, &inventory.boot_id)?),
         tls_key,
         inventory,
-        keys: KeyTrust::load(&directory, identity.trusted_issuer())?,
+        keys: KeyTrust::load(&directory, identity.trusted_issuer(), identity.issuer().public_key())?,
         identity,
         table,
         registry,
         config,
+    })
+}
+
+/// The place for partitions' groups, in which CPUs can be kept from others. Where there is none, partitions can be carved
+/// all the same.
+fn control_groups(config: &Config, inventory: &Inventory) -> Cgroups {
+    let opened = inventory.kernel.can_set_aside().map_err(|reason| reason.to_string()).and_then(|()| {
+        let cgroups = Cgroups::at(&config.control_group);
+        let owner_cpus = config.reserve.host_cpus(&inventory.topology);
+        let cpus = inventory.topology.cores.iter().flat_map(|core| core.cpus.iter().copied());
+        let lendable = cpus.filter(|cpu| !owner_cpus.contains(cpu)).collect();
+        cgroups.open(&lendable).map_err(|error| chain(&error)).map(|()| cgroups)
+    });
+    opened.unwrap_or_else(|reason| {
+        tracing::warn!(reason, "partitions can be carved, but not offered");
+        Cgroups::refused(reason)
     })
 }
 

@@ -33,6 +33,8 @@ pub enum KeyTrustError {
 #[derive(Debug)]
 pub struct KeyTrust {
     path: PathBuf,
+    /// Signs keys for the owner's own partitions, whoever else is trusted.
+    own: IssuerPublicKey,
     trusted: RwLock<Arc<Trusted>>,
     /// One at a time changes what is trusted.
     learning: Mutex<()>,
@@ -56,7 +58,11 @@ struct Stored {
 
 impl KeyTrust {
     /// As it was learnt last; at first only `issuer` is trusted.
-    pub fn load(state_directory: &Path, issuer: IssuerPublicKey) -> Result<Self, KeyTrustError> {
+    pub fn load(
+        state_directory: &Path,
+        issuer: IssuerPublicKey,
+        own: IssuerPublicKey,
+    ) -> Result<Self, KeyTrustError> {
         let path = state_directory.join("key-trust.json");
         let trusted = match identity::read::<Stored>(&path)? {
             Some(stored) => Trusted {
@@ -66,7 +72,7 @@ impl KeyTrust {
             },
             None => Trusted { generation: 0, issuers: vec![issuer], revoked: BTreeMap::new() },
         };
-        Ok(Self { path, trusted: RwLock::new(Arc::new(trusted)), learning: Mutex::new(()) })
+        Ok(Self { path, own, trusted: RwLock::new(Arc::new(trusted)), learning: Mutex::new(()) })
     }
 
     /// What a key claims that is trusted, has not expired and allows `operation`.
@@ -74,6 +80,16 @@ impl KeyTrust {
         let trusted = self.now_trusted();
         let claims = lending_key::read(key.reveal(), &trusted.issuers, operation, now)?;
         if trusted.revoked.contains_key(&claims.key) { Err(KeyRefusal::Revoked) } else { Ok(claims) }
+    }
+
+    /// What a key claims that the host itself has issued: such a key opens the owner's own partitions.
+    pub fn read_own(
+        &self,
+        key: &Secret,
+        operation: Operation,
+        now: Timestamp,
+    ) -> Result<KeyClaims, KeyRefusal> {
+        lending_key::read(key.reveal(), &[self.own], operation, now)
     }
 
     /// Whether a key that was read before has been revoked since.
@@ -160,7 +176,7 @@ mod tests {
     }
 
     fn load(directory: &tempfile::TempDir) -> KeyTrust {
-        KeyTrust::load(directory.path(), issuer(1).public_key()).unwrap()
+        KeyTrust::load(directory.path(), issuer(1).public_key(), issuer(7).public_key()).unwrap()
     }
 
     fn opens(trust: &KeyTrust, key: &Secret) -> bool {
@@ -196,6 +212,15 @@ mod tests {
             trust.learn(&rules(0, &[]), later()).unwrap();
             assert!(!trust.is_revoked(KeyId(Uuid::from_u128(1))), "by then it has expired");
         }
+    }
+
+    #[test]
+    fn the_hosts_own_keys_are_told_from_those_of_whom_it_trusts() {
+        let directory = tempfile::tempdir().unwrap();
+        let trust = load(&directory);
+        let (own, registrys) = (key(&issuer(7), 1), key(&issuer(1), 2));
+        assert!(!opens(&trust, &own) && trust.read_own(&own, Operation::Jobs, NOW).is_ok());
+        assert!(opens(&trust, &registrys) && trust.read_own(&registrys, Operation::Jobs, NOW).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::domain::{
     id::{BorrowerId, HostId, JobId, LeaseId, PartitionId},
     money::Price,
     network::Network,
+    partition::Kind,
     resources::{Allocation, AllocationDigest},
     terms::{Epoch, Terms, TermsVersion},
     tls_key::TlsKey,
@@ -24,10 +25,16 @@ pub const TUNNEL_PROTOCOL: &str = "sublet-tunnel";
 pub struct HostView {
     pub host: HostId,
     pub cpu_model: String,
+    /// What it is made of.
+    #[serde(default)]
+    pub topology: TopologyView,
     /// All that the host has.
     pub total: Capacity,
     /// What the owner keeps in any case.
     pub reserve: Capacity,
+    /// What is the owner's now: all that no partition was created of [0052].
+    #[serde(default)]
+    pub owner_has: Capacity,
     /// What can still be carved.
     pub free: Capacity,
     pub os_images: Vec<OsImage>,
@@ -40,7 +47,20 @@ pub struct HostView {
     pub issuer: Issuer,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a host is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct TopologyView {
+    pub sockets: usize,
+    pub cores: usize,
+    pub numa_nodes: usize,
+    /// Reserved in huge pages of 2 MiB.
+    pub huge_pages_mib: u64,
+    /// How fast each CPU that can be lent is at least, in rounds a second, as offers state it; none: not measured.
+    pub performance: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Capacity {
     pub cpus: u32,
@@ -63,12 +83,32 @@ pub struct OsImage {
 #[serde(deny_unknown_fields)]
 pub struct CarvePartition {
     pub allocation: Allocation,
+    /// The part of each CPU's time that it has, in percent, on cores that are set aside for shares; none: whole cores. Stays
+    /// what it is until the partition is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 99))]
+    pub cpu_share_percent: Option<u8>,
     /// None: by the host's price list.
     #[serde(default)]
     pub price: Option<Price>,
     /// Stays what it is until the partition is released.
     #[serde(default)]
     pub network: Network,
+    #[serde(default)]
+    pub kind: Kind,
+}
+
+impl CarvePartition {
+    /// Whole cores at the host's own price, and nothing else that need not be.
+    pub fn of(allocation: Allocation) -> Self {
+        Self {
+            allocation,
+            cpu_share_percent: None,
+            price: None,
+            network: Network::None,
+            kind: Kind::default(),
+        }
+    }
 }
 
 /// `PATCH /v1/partitions/{id}`: what is not stated stays.
@@ -90,6 +130,11 @@ pub struct ChangePartition {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct PartitionView {
     pub id: PartitionId,
+    #[serde(default)]
+    pub kind: Kind,
+    /// The shape in which the host offers by itself what it can spare [0033]; none: its owner has carved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
     pub state: PartitionState,
     pub terms: Terms,
     /// Version of the terms at the registry; none: never registered.

@@ -24,6 +24,9 @@ struct Arguments {
     /// Read and check the configuration and the host, and start nothing
     #[arg(long)]
     check: bool,
+    /// Give back all that is set aside on this host, and end: before the agent is removed from it
+    #[arg(long, conflicts_with = "check")]
+    give_back: bool,
     /// Print the OpenAPI description of the HTTP API
     #[arg(long)]
     openapi: bool,
@@ -49,6 +52,9 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         return Ok(daemon::check(&config)?);
     }
     init_logs();
+    if arguments.give_back {
+        return Ok(daemon::give_back(config).await?);
+    }
     let shutdown = Shutdown::on_signals()?;
     Ok(daemon::run(config, shutdown, |at| eprintln!("listening on {at}")).await?)
 }

@@ -191,7 +191,7 @@ pub enum PartitionCommand {
     Withdraw { partition: PartitionId },
     /// Give the partition's resources back to the host
     Release { partition: PartitionId },
-    /// Lend a partition directly, without a registry: print a key of the host's own
+    /// Lend a partition directly, without a registry, or use one of your own: print a key of the host's own
     Key {
         partition: PartitionId,
         #[arg(long = "for", value_name = "DURATION", default_value = "1h")]
@@ -201,9 +201,12 @@ pub enum PartitionCommand {
 
 #[derive(Debug, Args)]
 pub struct CarveArguments {
-    /// Host CPUs, whole cores
+    /// Host CPUs; whole cores, unless a share of each is stated
     #[arg(long)]
     pub cpus: u32,
+    /// Only this part of each CPU's time, in percent, on cores that are set aside for shares
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub share: Option<u8>,
     /// For example 512MiB or 2GiB
     #[arg(long, value_name = "SIZE")]
     pub memory: Size,
@@ -213,6 +216,12 @@ pub struct CarveArguments {
     /// Price of an hour, for example 0.04EUR; by the host's price list where not stated
     #[arg(long, value_name = "PRICE")]
     pub price: Option<Amount>,
+    /// Promise it only: disk and machine are built when it is borrowed
+    #[arg(long)]
+    pub declared: bool,
+    /// For your own work: never offered; `sublet partition key` lets you in
+    #[arg(long, conflicts_with = "declared")]
+    pub own: bool,
     /// What its guest reaches by itself: none, or nat (the internet, but none of your own networks)
     #[arg(long, value_name = "NETWORK", default_value = "none")]
     pub network: Network,

@@ -14,6 +14,7 @@ use super::{
     context::Context,
     report::{Report, size},
 };
+use crate::inventory::{Inventory, rating, topology::Node};
 
 /// Least memory a host needs, in MiB: the reserve's 512 and one small partition.
 const MEMORY_MIN_MIB: u64 = 1024;
@@ -70,9 +71,10 @@ impl Diagnosis {
                 "load the module kvm_amd or kvm_intel, and run as root or in group kvm",
             ),
             host.device("vsock", "dev/vhost-vsock", "load the module vhost_vsock, and run as root"),
-            host.cgroups(),
+            host.setting_aside(),
             host.jail(),
             host.cpus(),
+            host.performance(),
             host.memory(),
             Check { only_for: Some("partitions with a network"), ..host.network() },
         ];
@@ -115,23 +117,25 @@ impl Host {
         }
     }
 
-    fn cgroups(&self) -> Check {
-        const NAME: &str = "cgroup v2";
-        let controllers = self.read("sys/fs/cgroup/cgroup.controllers");
-        let has_cpuset = controllers.split_whitespace().any(|controller| controller == "cpuset");
-        if has_cpuset {
-            return Check::ok(NAME, "cpuset controller at /sys/fs/cgroup");
+    /// What keeps CPUs and memory from everybody else.
+    fn setting_aside(&self) -> Check {
+        const NAME: &str = "setting aside";
+        const REMEDY: &str =
+            "use Linux 6.7 or later with cgroup2 and its controllers cpu, cpuset, io and memory";
+        match self.inventory() {
+            Ok(Inventory { kernel, .. }) => match kernel.can_set_aside() {
+                Ok(()) => {
+                    Check::ok(NAME, format!("cgroup2 with cpuset partitions, Linux {}", kernel.release))
+                }
+                Err(reason) => Check::missing(NAME, reason.to_string(), REMEDY),
+            },
+            Err(found) => Check::missing(NAME, found, REMEDY),
         }
-        let found = if controllers.is_empty() {
-            "no cgroup v2 hierarchy at /sys/fs/cgroup"
-        } else {
-            "no cpuset controller in the cgroup v2 hierarchy"
-        };
-        Check::missing(
-            NAME,
-            found,
-            "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 at /sys/fs/cgroup",
-        )
+    }
+
+    /// The host as the agent sees it, or why it cannot be seen.
+    fn inventory(&self) -> Result<Inventory, String> {
+        Inventory::read(&self.root).map_err(|error| error.to_string())
     }
 
     /// What a VMM is shut in with.
@@ -170,14 +174,36 @@ impl Host {
 
     fn cpus(&self) -> Check {
         const NAME: &str = "CPUs";
-        let online = cpu_list(&self.read("sys/devices/system/cpu/online"));
-        match online {
-            0 | 1 => Check::missing(
-                NAME,
-                format!("{online} online"),
-                "a host needs one CPU for its owner and one to lend",
-            ),
-            _ => Check::ok(NAME, format!("{online} online")),
+        const REMEDY: &str = "a host needs one core for its owner and one to lend";
+        let topology = match self.inventory() {
+            Ok(inventory) => inventory.topology,
+            Err(found) => return Check::missing(NAME, found, REMEDY),
+        };
+        let (cores, sockets) = (topology.cores.len(), topology.socket_count());
+        let found = format!("{} online: {cores} cores, {sockets} sockets", topology.cpu_count());
+        if cores > 1 { Check::ok(NAME, found) } else { Check::missing(NAME, found, REMEDY) }
+    }
+
+    /// Measured now, as an agent does when it is first started.
+    fn performance(&self) -> Check {
+        const NAME: &str = "performance";
+        const REMEDY: &str = "see to it that /proc and /sys are mounted";
+        let ratings = self.inventory().map(|inventory| rating::measure(&inventory.topology));
+        let kinds = ratings.map(|ratings| {
+            ratings
+                .into_iter()
+                .map(|(kind, rounds)| {
+                    let clock = match kind.clock_khz {
+                        0 => String::new(),
+                        khz => format!(" at {} MHz", khz / 1000),
+                    };
+                    format!("{rounds} rounds/s a CPU (cores of {} threads{clock})", kind.threads)
+                })
+                .collect::<Vec<_>>()
+        });
+        match kinds {
+            Ok(kinds) => Check::ok(NAME, kinds.join(", ")),
+            Err(found) => Check::missing(NAME, found, REMEDY),
         }
     }
 
@@ -187,7 +213,10 @@ impl Host {
         let kib: u64 = field(&meminfo, "MemTotal")
             .and_then(|value| value.split_whitespace().next()?.parse().ok())
             .unwrap_or(0);
-        let found = size(kib / 1024);
+        let nodes = self.inventory().map(|inventory| inventory.topology.nodes).unwrap_or_default();
+        let huge = nodes.iter().map(Node::huge_mib).sum();
+        let found =
+            format!("{} on {} NUMA nodes, {} in huge pages", size(kib / 1024), nodes.len(), size(huge));
         match kib / 1024 {
             mib if mib >= MEMORY_MIN_MIB => Check::ok(NAME, found),
             _ => Check::missing(NAME, found, "a host needs 512 MiB for its owner and as much to lend"),
@@ -201,16 +230,6 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         .filter_map(|line| line.split_once(':'))
         .find(|(key, _)| key.trim() == name)
         .map(|(_, value)| value.trim())
-}
-
-/// How many CPUs a kernel list such as `0-3,8` names.
-fn cpu_list(text: &str) -> usize {
-    let range = |part: &str| -> Option<usize> {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        Some(last.checked_sub(first)? + 1)
-    };
-    text.trim().split(',').filter_map(range).sum()
 }
 
 impl Report for Diagnosis {
@@ -242,6 +261,8 @@ mod tests {
             ("dev/kvm", ""),
             ("dev/vhost-vsock", ""),
             ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory\n"),
+            ("proc/sys/kernel/osrelease", "6.12.9\n"),
+            ("proc/sys/kernel/random/boot_id", "b1\n"),
             ("sys/devices/system/cpu/online", "0-3\n"),
             ("proc/sys/kernel/seccomp/actions_avail", "kill_process kill_thread trap errno log allow\n"),
             ("proc/self/ns/mnt", ""),
@@ -286,6 +307,21 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_that_cannot_set_cpus_aside_cannot_lend() {
+        let host = able_host();
+        fs::write(host.path().join("proc/sys/kernel/osrelease"), "6.1.0-28-amd64\n").unwrap();
+        assert_eq!(missing(&host), ["setting aside"]);
+        let host = able_host();
+        fs::rename(
+            host.path().join("sys/fs/cgroup/cgroup.controllers"),
+            host.path().join("sys/fs/cgroup/tasks"),
+        )
+        .unwrap();
+        assert_eq!(missing(&host), ["setting aside"]);
+        assert!(Diagnosis::of(host.path()).text().contains("of version 1"));
+    }
+
+    #[test]
     fn a_kernel_that_cannot_jail_cannot_lend() {
         let host = able_host();
         fs::write(host.path().join("proc/sys/kernel/seccomp/actions_avail"), "kill trap\n").unwrap();
@@ -314,10 +350,5 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let diagnosis = Diagnosis::of(empty.path());
         assert!(diagnosis.checks.iter().all(|check| !check.ok && check.remedy.is_some()), "{diagnosis:?}");
-    }
-
-    #[test]
-    fn cpu_lists_are_counted() {
-        assert_eq!([cpu_list("0"), cpu_list("0-3,8"), cpu_list(""), cpu_list("3-1")], [1, 5, 0, 0]);
     }
 }

@@ -13,12 +13,13 @@ use super::{
 use crate::{
     api::agent::{
         Capacity, CarvePartition, ChangePartition, GuestState, HostView, HungHow, IssueKey, KeyIssued,
-        PartitionState, PartitionView, Partitions,
+        PartitionState, PartitionView, Partitions, TopologyView,
     },
     client::AgentClient,
     domain::{
         id::PartitionId,
         money::{Amount, Price},
+        partition::Kind,
         resources::Allocation,
     },
 };
@@ -57,7 +58,21 @@ pub(super) async fn partition(context: &Context, command: PartitionCommand) -> R
 fn carving(arguments: &CarveArguments) -> CarvePartition {
     let allocation =
         Allocation { cpus: arguments.cpus, memory_mib: arguments.memory.mib, disk_mib: arguments.disk.mib };
-    CarvePartition { allocation, price: arguments.price.map(per_hour), network: arguments.network }
+    CarvePartition {
+        allocation,
+        cpu_share_percent: arguments.share,
+        price: arguments.price.map(per_hour),
+        network: arguments.network,
+        kind: kind(arguments),
+    }
+}
+
+fn kind(arguments: &CarveArguments) -> Kind {
+    match (arguments.declared, arguments.own) {
+        (true, _) => Kind::Declared,
+        (false, true) => Kind::Owners,
+        (false, false) => Kind::Standing,
+    }
 }
 
 fn mib(size: Option<Size>) -> Option<u64> {
@@ -104,17 +119,34 @@ impl Report for HostView {
         let images: Vec<String> =
             self.os_images.iter().map(|image| format!("{} ({})", image.name, image.os)).collect();
         format!(
-            "host       {}\nCPU        {}\nhas        {}\nkeeps      {}\nfree       {}\nOS images  {}\nregistry   {}\nTLS key    {}",
+            "host       {}\nCPU        {}\nmade of    {}\nhas        {}\nkeeps      {}\nowner has  {}\nfree       {}\nOS images  {}\nregistry   {}\nTLS key    {}",
             self.host,
             self.cpu_model,
+            topology(&self.topology),
             capacity(&self.total),
             capacity(&self.reserve),
+            capacity(&self.owner_has),
             capacity(&self.free),
             images.join(", "),
             self.registry.as_deref().unwrap_or("none: lends directly only"),
             self.tls_key.map_or_else(|| "none: speaks plain HTTP".to_owned(), |key| key.to_string()),
         )
     }
+}
+
+fn topology(topology: &TopologyView) -> String {
+    let huge = match topology.huge_pages_mib {
+        0 => String::new(),
+        mib => format!(", {} in huge pages", size(mib)),
+    };
+    let rounds = topology.performance.map(|rounds| format!(", {rounds} rounds/s a CPU"));
+    format!(
+        "{} sockets, {} cores, {} NUMA nodes{huge}{}",
+        topology.sockets,
+        topology.cores,
+        topology.numa_nodes,
+        rounds.unwrap_or_default()
+    )
 }
 
 fn capacity(capacity: &Capacity) -> String {
@@ -129,16 +161,19 @@ fn capacity(capacity: &Capacity) -> String {
 impl Report for PartitionView {
     fn text(&self) -> String {
         let cpus: Vec<String> = self.host_cpus.iter().map(u32::to_string).collect();
+        let share = self.terms.qualities.cpu_share_percent;
+        let share = share.map(|percent| format!(" ({percent}% of each)")).unwrap_or_default();
         let lease = match &self.lease {
             Some(lease) => format!("{} until {}", lease.lease, lease.expires_at),
             None => "none".to_owned(),
         };
         format!(
-            "partition  {}\nstate      {}\nhas        {}\nCPUs       {}\nnetwork    {}\nprice      {}\nguest      {}\nlease      {lease}",
+            "partition  {}\nkind       {}\nstate      {}\nhas        {}\nCPUs       {}\nnetwork    {}\nprice      {}\nguest      {}\nlease      {lease}",
             self.id,
+            self.kind,
             state(self.state),
             allocation(&self.terms.allocation),
-            cpus.join(", "),
+            cpus.join(", ") + &share,
             self.terms.network,
             price(&self.terms.price),
             guest(self),
@@ -152,6 +187,7 @@ impl Report for Partitions {
             let terms = &partition.terms;
             [
                 partition.id.to_string(),
+                partition.kind.to_string(),
                 state(partition.state).to_owned(),
                 terms.allocation.cpus.to_string(),
                 size(terms.allocation.memory_mib),
@@ -161,7 +197,7 @@ impl Report for Partitions {
                 guest(partition),
             ]
         });
-        table(["PARTITION", "STATE", "CPUS", "MEMORY", "DISK", "NETWORK", "PRICE", "GUEST"], rows)
+        table(["PARTITION", "KIND", "STATE", "CPUS", "MEMORY", "DISK", "NETWORK", "PRICE", "GUEST"], rows)
     }
 }
 

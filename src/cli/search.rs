@@ -83,8 +83,10 @@ fn cpus(terms: &Terms) -> String {
 
 /// What a host promises beyond sizes.
 fn qualities(qualities: &Qualities) -> String {
-    let Qualities { cpu_share_percent: _, disk_mib_per_s, huge_pages, numa_nodes, labels } = qualities;
+    let Qualities { cpu_share_percent: _, performance, disk_mib_per_s, huge_pages, numa_nodes, labels } =
+        qualities;
     let promises = [
+        performance.map(|rounds| format!("{rounds} rounds/s")),
         disk_mib_per_s.map(|rate| format!("disk {rate} MiB/s")),
         huge_pages.then(|| "huge pages".to_owned()),
         (*numa_nodes == Some(1)).then(|| "one NUMA node".to_owned()),
@@ -110,6 +112,7 @@ fn lack(condition: Condition) -> &'static str {
     match condition {
         Condition::Cpus => "have too few CPUs",
         Condition::CpuShare => "have too small a share of each CPU",
+        Condition::Performance => "promise no CPUs so fast",
         Condition::DiskRate => "promise no disk so fast",
         Condition::HugePages => "promise no huge pages",
         Condition::NumaNodes => "do not promise one NUMA node",

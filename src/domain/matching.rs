@@ -14,6 +14,8 @@ pub struct Conditions {
     pub min_cpus: u32,
     /// Least part of each CPU's time, in percent; none: whole cores only.
     pub min_cpu_share_percent: Option<u8>,
+    /// How fast each CPU must be, as offers state it; 0: whether anything is promised does not matter.
+    pub min_performance: u32,
     pub min_memory_mib: u64,
     pub min_disk_mib: u64,
     /// What the disk must carry at least; 0: whether anything is promised does not matter.
@@ -43,6 +45,7 @@ pub struct Conditions {
 pub enum Condition {
     Cpus,
     CpuShare,
+    Performance,
     Memory,
     Disk,
     DiskRate,
@@ -58,13 +61,14 @@ pub enum Condition {
 
 impl Condition {
     /// Those that are judged fastest come first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Currency,
         Self::Cpus,
         Self::Memory,
         Self::Disk,
         Self::Price,
         Self::CpuShare,
+        Self::Performance,
         Self::DiskRate,
         Self::HugePages,
         Self::NumaNodes,
@@ -86,6 +90,7 @@ impl Conditions {
             Condition::CpuShare => {
                 qualities.cpu_percent() >= self.min_cpu_share_percent.unwrap_or(WHOLE_CPU_PERCENT)
             }
+            Condition::Performance => qualities.performance.unwrap_or(0) >= self.min_performance,
             Condition::Memory => self.memory_met_by(allocation.memory_mib),
             Condition::Disk => self.disk_met_by(allocation.disk_mib),
             Condition::DiskRate => qualities.disk_mib_per_s.unwrap_or(0) >= self.min_disk_mib_per_s,
@@ -178,6 +183,7 @@ mod tests {
             cpu_model: "AMD EPYC 7763".to_owned(),
             network: Network::None,
             qualities: Qualities {
+                performance: Some(800),
                 disk_mib_per_s: Some(100),
                 huge_pages: true,
                 numa_nodes: Some(1),
@@ -193,6 +199,7 @@ mod tests {
         Conditions {
             min_cpus: 2,
             min_cpu_share_percent: Some(100),
+            min_performance: 800,
             min_memory_mib: 512,
             min_disk_mib: 64,
             min_disk_mib_per_s: 100,
@@ -221,6 +228,7 @@ mod tests {
     fn each_condition_that_is_not_met_is_named() {
         let conditions = Conditions {
             min_cpus: 3,
+            min_performance: 801,
             min_memory_mib: 513,
             min_disk_mib: 65,
             min_disk_mib_per_s: 101,
@@ -256,7 +264,13 @@ mod tests {
     #[test]
     fn what_a_host_does_not_promise_meets_no_condition() {
         let silent = Terms { qualities: Qualities::default(), ..terms() };
-        let unmet = [Condition::DiskRate, Condition::HugePages, Condition::NumaNodes, Condition::Labels];
+        let unmet = [
+            Condition::Performance,
+            Condition::DiskRate,
+            Condition::HugePages,
+            Condition::NumaNodes,
+            Condition::Labels,
+        ];
         assert_eq!(all().unmet_by(&silent).collect::<Vec<_>>(), unmet);
     }
 

@@ -1,6 +1,7 @@
 //! What lending is, without a clock, files, sockets, SQL or randomness: everything here is decided from its
 //! arguments alone.
 
+pub mod auto_offer;
 pub mod id;
 pub mod lease;
 pub mod ledger;

@@ -11,17 +11,19 @@
 //! ```
 //!
 //! `Carved` and `Withdrawn` partitions change freely and can be released; one on offer changes through its
-//! registry; one that is lent does not change (law 3). What an event asks the host to do is named by
+//! registry; one that is lent does not change (law 3). A declared partition has no machine until it is borrowed, and goes
+//! from scrubbing straight to `Offered`; the owner's own goes from `Carved` to `Lent` and back [0018]. What an event asks the host to do is named by
 //! [`Effect`]s, in order; whoever owns the machine stores state and effects together and then performs them.
 
 mod effect;
+mod kind;
 pub mod pending;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::effect::Effect;
+pub use self::{effect::Effect, kind::Kind};
 use super::{
     id::{BorrowerId, LeaseId},
     terms::{Epoch, Terms, TermsVersion},
@@ -30,6 +32,7 @@ use super::{
 /// One partition as its host keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
+    pub kind: Kind,
     pub state: State,
     pub terms: Terms,
     /// Host CPUs set aside, ascending.
@@ -170,13 +173,22 @@ pub enum NotAllowed {
     EpochPassed,
     #[error("no lease is open at this partition")]
     NotLent,
+    #[error("the partition is for its owner's own work, and is never offered")]
+    Owners,
     #[error("that is not expected now")]
     Unexpected,
 }
 
 impl Partition {
     pub fn carved(terms: Terms, host_cpus: Vec<u32>) -> Self {
-        Self { state: State::Carved, terms, host_cpus, version: None, least_epoch: Epoch(1) }
+        Self {
+            kind: Kind::default(),
+            state: State::Carved,
+            terms,
+            host_cpus,
+            version: None,
+            least_epoch: Epoch(1),
+        }
     }
 
     /// The state's name, for people.
@@ -247,12 +259,14 @@ impl Partition {
 
     fn offer(self) -> Result<Transition, NotAllowed> {
         let again = match self.state {
+            _ if self.kind == Kind::Owners => return Err(NotAllowed::Owners),
             State::Carved => false,
             State::Withdrawn => true,
             State::Offered { .. } => return Err(NotAllowed::AlreadyOffered),
             _ => return Err(self.busy()),
         };
-        Ok(self.to(State::Offering { again }, [Effect::PrepareMachine, Effect::Register]))
+        let prepare = (self.kind == Kind::Standing).then_some(Effect::PrepareMachine);
+        Ok(self.to(State::Offering { again }, prepare.into_iter().chain([Effect::Register])))
     }
 
     fn registered(mut self, version: Option<TermsVersion>) -> Result<Transition, NotAllowed> {
@@ -282,7 +296,8 @@ impl Partition {
             State::Carved | State::Withdrawn => {
                 self.terms = change.terms;
                 self.host_cpus = change.host_cpus;
-                Ok(self.stays([Effect::ShapeDisk]))
+                let shape = self.has_disk().then_some(Effect::ShapeDisk);
+                Ok(self.stays(shape))
             }
             State::Offered { change: None } => {
                 Ok(self.to(State::Offered { change: Some(change) }, [Effect::AskChange]))
@@ -293,7 +308,8 @@ impl Partition {
 
     fn change_taken(mut self, version: Option<TermsVersion>) -> Result<Transition, NotAllowed> {
         let State::Offered { change: Some(change) } = self.state else { return Err(NotAllowed::Unexpected) };
-        let rebuilt = change.host_cpus != self.host_cpus || change.terms.allocation != self.terms.allocation;
+        let rebuilt = self.kind == Kind::Standing
+            && (change.host_cpus != self.host_cpus || change.terms.allocation != self.terms.allocation);
         self.state = State::Offered { change: None };
         // A registry says with its next word from which epoch on its keys are.
         if change.new_key && version.is_none() {
@@ -309,7 +325,8 @@ impl Partition {
     fn change_refused(self) -> Result<Transition, NotAllowed> {
         match self.state {
             State::Offered { change: Some(_) } => {
-                Ok(self.to(State::Offered { change: None }, [Effect::ShapeDisk]))
+                let shape = self.has_disk().then_some(Effect::ShapeDisk);
+                Ok(self.to(State::Offered { change: None }, shape))
             }
             _ => Err(NotAllowed::Unexpected),
         }
@@ -342,32 +359,37 @@ impl Partition {
     fn still_registered(self) -> Result<Transition, NotAllowed> {
         match self.state {
             // Its machine may not have been there yet when the withdrawal was asked for.
-            State::Withdrawing => Ok(self.to(State::Offered { change: None }, [Effect::PrepareMachine])),
+            State::Withdrawing => {
+                let prepare = (self.kind == Kind::Standing).then_some(Effect::PrepareMachine);
+                Ok(self.to(State::Offered { change: None }, prepare))
+            }
             _ => Err(NotAllowed::Unexpected),
         }
     }
 
     fn key_issued(mut self, epoch: Epoch) -> Result<Transition, NotAllowed> {
         match self.state {
-            State::Offered { change: None } if epoch >= self.least_epoch => {
+            _ if !self.waits() => Err(self.not_open()),
+            _ if epoch < self.least_epoch => Err(NotAllowed::EpochPassed),
+            _ => {
                 self.least_epoch = epoch;
                 Ok(self.stays([]))
             }
-            State::Offered { change: None } => Err(NotAllowed::EpochPassed),
-            _ => Err(self.not_open()),
         }
     }
 
     fn open(mut self, lease: OpenLease) -> Result<Transition, NotAllowed> {
         match &self.state {
             State::Lent { lease: open } if open.lease == lease.lease => Ok(self.stays([])),
-            State::Offered { change: None } if lease.epoch < self.least_epoch => Err(NotAllowed::EpochPassed),
-            State::Offered { change: None } => {
+            _ if !self.waits() => Err(self.not_open()),
+            _ if lease.epoch < self.least_epoch => Err(NotAllowed::EpochPassed),
+            _ => {
                 self.least_epoch = lease.epoch;
-                let receipt = Effect::OpenReceipt { lease: lease.lease };
-                Ok(self.to(State::Lent { lease }, [Effect::GuardEnd, receipt]))
+                let receipt = self.is_receipted().then_some(Effect::OpenReceipt { lease: lease.lease });
+                let built_now = self.is_built_when_opened();
+                let build = [Effect::ShapeDisk, Effect::PrepareMachine].into_iter().filter(|_| built_now);
+                Ok(self.to(State::Lent { lease }, build.chain([Effect::GuardEnd]).chain(receipt)))
             }
-            _ => Err(self.not_open()),
         }
     }
 
@@ -400,9 +422,11 @@ impl Partition {
 
     fn wiped(self) -> Result<Transition, NotAllowed> {
         match self.state {
-            State::Scrubbing { lease, clean: false } => {
-                Ok(self.to(State::Scrubbing { lease, clean: true }, [Effect::PrepareMachine]))
-            }
+            State::Scrubbing { lease, clean: false } => Ok(match self.kind {
+                Kind::Standing => self.to(State::Scrubbing { lease, clean: true }, [Effect::PrepareMachine]),
+                Kind::Declared => self.to(State::Offered { change: None }, [Effect::ReportCleaned { lease }]),
+                Kind::Owners => self.to(State::Carved, []),
+            }),
             _ => Err(NotAllowed::Unexpected),
         }
     }
@@ -423,6 +447,15 @@ impl Partition {
         }
     }
 
+    /// Whether whoever has a key for it can open it now.
+    fn waits(&self) -> bool {
+        match self.state {
+            State::Offered { change: None } => true,
+            State::Carved => self.kind == Kind::Owners,
+            _ => false,
+        }
+    }
+
     /// Forgets the open lease, and with it its key (law 4).
     fn close(&mut self) -> Option<LeaseId> {
         let State::Lent { lease } = &self.state else { return None };
@@ -430,12 +463,15 @@ impl Partition {
         Some(lease.lease)
     }
 
-    /// `how`: it ended here, and the registry is to hear of it.
+    /// `how`: it ended here, and the registry is to hear of it, unless the lease was the owner's own.
     fn scrub(self, lease: LeaseId, how: Option<HostEnd>) -> Transition {
-        let report = how.map(|how| Effect::ReportEnded { lease, how });
-        let receipt = Effect::CloseReceipt { lease, how };
-        let clean = [receipt, Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe];
-        self.to(State::Scrubbing { lease, clean: false }, report.into_iter().chain(clean))
+        let (report, receipt) = if self.is_receipted() {
+            (how.map(|how| Effect::ReportEnded { lease, how }), Some(Effect::CloseReceipt { lease, how }))
+        } else {
+            (None, None)
+        };
+        let clean = [Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe];
+        self.to(State::Scrubbing { lease, clean: false }, report.into_iter().chain(receipt).chain(clean))
     }
 
     /// Why the owner cannot change the partition now.

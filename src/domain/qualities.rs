@@ -21,6 +21,11 @@ pub struct Qualities {
     #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 99))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_share_percent: Option<u8>,
+    /// How fast each CPU is: rounds of a fixed piece of work that it does in a second with the whole core at work, all of
+    /// its time its own (`src/inventory/rating.rs`) [0021]. To two digits.
+    #[cfg_attr(feature = "server", schema(minimum = 1))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub performance: Option<u32>,
     /// What its disk carries at least, in MiB a second [0110].
     #[cfg_attr(feature = "server", schema(minimum = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +47,8 @@ pub struct Qualities {
 pub enum BadQualities {
     #[error("cpu_share_percent: 1 to 99 (whole cores state none), not {0}")]
     CpuShare(u8),
+    #[error("performance: at least 1, or not stated")]
+    Performance,
     #[error("disk_mib_per_s: at least 1, or not stated")]
     DiskRate,
     #[error("numa_nodes: at least 1, or not stated")]
@@ -60,6 +67,9 @@ impl Qualities {
             self.cpu_share_percent.filter(|percent| !(1..WHOLE_CPU_PERCENT).contains(percent))
         {
             return Err(BadQualities::CpuShare(percent));
+        }
+        if self.performance == Some(0) {
+            return Err(BadQualities::Performance);
         }
         if self.disk_mib_per_s == Some(0) {
             return Err(BadQualities::DiskRate);
@@ -84,7 +94,8 @@ pub fn validate_labels(labels: &BTreeMap<String, String>) -> Result<(), BadQuali
     words.find(|word| !is_label(word)).map_or(Ok(()), |word| Err(BadQualities::Label(word.clone())))
 }
 
-fn is_label(word: &str) -> bool {
+/// Whether a label's name or value can be this.
+pub fn is_label(word: &str) -> bool {
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || ".-_/".contains(letter);
     (1..=LABEL_LENGTH_MAX).contains(&word.len()) && word.chars().all(allowed)
 }
@@ -107,6 +118,7 @@ mod tests {
         for (wrong, said) in [
             (Qualities { cpu_share_percent: Some(0), ..<_>::default() }, "cpu_share_percent"),
             (Qualities { cpu_share_percent: Some(100), ..<_>::default() }, "not 100"),
+            (Qualities { performance: Some(0), ..<_>::default() }, "performance"),
             (Qualities { disk_mib_per_s: Some(0), ..<_>::default() }, "disk_mib_per_s"),
             (Qualities { numa_nodes: Some(0), ..<_>::default() }, "numa_nodes"),
             (Qualities { labels: labels(17), ..<_>::default() }, "at most 16, not 17"),

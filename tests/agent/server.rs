@@ -14,10 +14,10 @@ use std::{
 };
 
 use sublet::{
-    agent::host::inventory::Inventory,
     api::{agent::CarvePartition, problem::Code, secret::Secret},
     client::{AgentClient, ClientError},
-    domain::{network::Network, resources::Allocation},
+    domain::resources::Allocation,
+    inventory::Inventory,
 };
 use tempfile::TempDir;
 
@@ -85,10 +85,8 @@ fn first_core() -> usize {
 }
 
 fn cores() -> Vec<Vec<u32>> {
-    let mut cores: Vec<_> =
-        Inventory::read(Path::new("/")).unwrap().cores.into_iter().map(|core| core.0).collect();
-    cores.sort();
-    cores
+    let topology = Inventory::read(Path::new("/")).unwrap().topology;
+    topology.cores.into_iter().map(|core| core.cpus).collect()
 }
 
 /// What one core of this machine can be lent with. Two cores are what these tests need.
@@ -98,7 +96,7 @@ pub(crate) fn small() -> Allocation {
 }
 
 pub(crate) fn carving(allocation: Allocation) -> CarvePartition {
-    CarvePartition { allocation, price: None, network: Network::None }
+    CarvePartition::of(allocation)
 }
 
 /// A running agent; it is killed when it is dropped.

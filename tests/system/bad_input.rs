@@ -6,7 +6,7 @@ use sublet::{
         problem::Code,
     },
     client::{ClientError, RegistryClient},
-    domain::{id::HostId, network::Network, resources::Allocation, secret::Secret},
+    domain::{id::HostId, resources::Allocation, secret::Secret},
 };
 use uuid::Uuid;
 
@@ -77,8 +77,7 @@ fn an_unknown_os_and_an_allocation_larger_than_the_host_are_refused_by_name() {
     let path = world.wait(loan.submit(shell("../../etc", "true"))).unwrap_err();
     assert_eq!(path.code(), Some(Code::UnknownOsImage));
 
-    let huge =
-        CarvePartition { allocation: Allocation { cpus: 32, ..SMALL }, price: None, network: Network::None };
+    let huge = CarvePartition::of(Allocation { cpus: 32, ..SMALL });
     let before = world.wait(world.owner().host()).unwrap().free;
     assert_eq!(code(world.wait(world.owner().carve(&huge))), Some(Code::InsufficientResources));
     assert_eq!(world.wait(world.owner().host()).unwrap().free, before);

@@ -30,10 +30,11 @@ struct Attack {
 }
 
 /// `$machine` is the VMM's process, `$vcpu` the thread of its vCPU, `$group` its control group, `$disk` the partition's disk.
-const ATTACKS: [Attack; 8] = [
+/// To place the vCPU's thread elsewhere with sched_setaffinity(2) the kernel refuses already: its group has no other CPU.
+const ATTACKS: [Attack; 9] = [
     Attack {
         what: Watched::Affinity,
-        act: "taskset -p 1 $vcpu >/dev/null",
+        act: "echo $vcpu >$group/cgroup.threads",
         shows: "grep -q '^Cpus_allowed_list:.0$' /proc/$vcpu/status",
     },
     Attack { what: Watched::Nice, act: "renice -n 19 -p $vcpu", shows: "[ $(field 19 $vcpu) = 19 ]" },
@@ -57,6 +58,11 @@ const ATTACKS: [Attack; 8] = [
         what: Watched::Cgroup,
         act: "echo 1 >$group/cgroup.freeze",
         shows: "grep -q 1 $group/cgroup.freeze",
+    },
+    Attack {
+        what: Watched::Cgroup,
+        act: "echo member >$group/vcpus/cpuset.cpus.partition",
+        shows: "grep -q member $group/vcpus/cpuset.cpus.partition",
     },
     Attack {
         what: Watched::CpuOnline,

@@ -9,6 +9,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod auto_offer;
 mod bad_input;
 mod boots;
 mod change;
@@ -22,10 +23,13 @@ mod jail;
 mod jobs;
 mod kernels;
 mod network;
+mod owners;
 mod ports;
 mod power;
 mod restarts;
+mod setting_aside;
 mod ssh;
+mod systemd;
 mod three_hosts;
 mod tls;
 mod tour;

@@ -94,7 +94,7 @@ fn left_on_host() -> String {
     world().on_host(&format!(
         "{TOOLS}ip -o link | grep sl- || true; nft list ruleset; \
          ps | grep '[d]nsmasq --conf-file=-' || true; conntrack -L 2>/dev/null | grep 11.22.33.44 || true; \
-         find /sys/fs/cgroup/sublet-network -mindepth 1 -type d; ls /run/sublet-network.json 2>/dev/null || true; \
+         find /sys/fs/cgroup/sublet/network -mindepth 1 -type d; ls /run/sublet-network.json 2>/dev/null || true; \
          cat /proc/sys/net/ipv4/conf/eth0/forwarding /proc/sys/net/ipv4/conf/lan0/forwarding",
     ))
 }
@@ -146,7 +146,7 @@ fn a_guest_with_nat_reaches_the_internet_and_nothing_of_its_lenders_or_of_its_ne
     wait_on_host("nft list tables | grep -q 'inet sublet'");
     assert_eq!(loan.shell(ASK).success(), HEARD);
     world.lab_host.agent(AgentAction::Kill).unwrap();
-    world.on_host("kill -9 $(cat /sys/fs/cgroup/sublet-network/*/cgroup.procs)");
+    world.on_host("kill -9 $(cat /sys/fs/cgroup/sublet/network/*/cgroup.procs)");
     world.lab_host.agent(AgentAction::Start).unwrap();
     world.lab_host.wait_for_agent().unwrap();
     assert_eq!(loan.shell(ASK).success(), HEARD);
@@ -167,7 +167,7 @@ fn a_partition_without_a_network_has_no_card() {
 #[test]
 fn a_host_that_lacks_a_program_offers_no_network_and_says_which_it_lacks() {
     let world = world();
-    let carving = CarvePartition { allocation: SMALL, price: None, network: Network::Nat };
+    let carving = CarvePartition { network: Network::Nat, ..CarvePartition::of(SMALL) };
     world.on_host("mv /usr/sbin/dnsmasq /usr/sbin/dnsmasq.away");
     let refused = world.wait(world.owner().carve(&carving));
     world.on_host("mv /usr/sbin/dnsmasq.away /usr/sbin/dnsmasq");

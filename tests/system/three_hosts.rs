@@ -10,7 +10,7 @@ use sublet::{
         registry::LedgerEntry,
     },
     client::AgentClient,
-    domain::{id::PartitionId, network::Network, secret::Secret},
+    domain::{id::PartitionId, secret::Secret},
 };
 use sublet_lab::{Host, HostOptions};
 
@@ -24,7 +24,7 @@ fn small_host() -> HostOptions {
 fn offer_at(host: &Host) -> PartitionId {
     let world = world();
     let owner = AgentClient::new(&host.address(), Some(Secret::new(host.owner_token().unwrap()))).unwrap();
-    let carve = CarvePartition { allocation: SMALL, price: None, network: Network::None };
+    let carve = CarvePartition::of(SMALL);
     let view = world.wait(async {
         let carved = owner.carve(&carve).await.unwrap();
         owner.offer(carved.id).await.unwrap()

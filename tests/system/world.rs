@@ -169,7 +169,8 @@ impl World {
         }
         let view = self.wait(async {
             let owner = self.owner();
-            let carved = owner.carve(&CarvePartition { allocation, price: None, network }).await.unwrap();
+            let wanted = CarvePartition { network, ..CarvePartition::of(allocation) };
+            let carved = owner.carve(&wanted).await.unwrap();
             owner.offer(carved.id).await.unwrap()
         });
         assert_eq!(view.state, PartitionState::Offered);
@@ -207,7 +208,9 @@ impl World {
 
     /// The offer of a partition, as soon as search shows it: a moment after its host has said that it is clean.
     pub(crate) async fn shown(&self, borrower: &RegistryClient, partition: PartitionId) -> Offer {
-        let search = Search { conditions: Conditions::default(), limit: Some(1000), cursor: None };
+        // Shares of CPUs are found by who says that they will do.
+        let conditions = Conditions { min_cpu_share_percent: Some(1), ..Conditions::default() };
+        let search = Search { conditions, limit: Some(1000), cursor: None };
         let deadline = Instant::now() + PATIENCE;
         loop {
             let found = borrower.search(&search).await.unwrap().offers;
@@ -243,6 +246,18 @@ impl World {
         let _ = tokio::time::timeout(TIDY_PATIENCE, free).await;
     }
 
+    /// Looks again and again until it finds something.
+    pub(crate) fn patiently<T>(&self, look: impl Fn() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "it is not found in time");
+            thread::yield_now();
+        }
+    }
+
     /// Waits until the host says that a partition is as wanted.
     pub(crate) fn wait_for_partition(
         &self,
@@ -259,6 +274,16 @@ impl World {
             }
             thread::yield_now();
         }
+    }
+}
+
+impl World {
+    /// A host of one test's own whose first program is systemd.
+    pub(crate) fn host_with_systemd(&self, name: &str) -> AnotherHost {
+        let recipe = Recipe { programs: Some(self.programs.clone()), systemd: true, ..Recipe::default() };
+        let system = prepare(&recipe, &|step| eprintln!("lab: {step}")).unwrap();
+        let options = HostOptions { systemd: true, ..HostOptions::default() };
+        AnotherHost(self.lab.up(name, &options, &system).unwrap())
     }
 }
 

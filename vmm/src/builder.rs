@@ -123,7 +123,7 @@ fn build_vcpus(
 ) -> Result<Vec<Vcpu>, BuildError> {
     vcpu::handle_stop_signal().map_err(BuildError::Vcpu)?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(BuildError::SupportedCpuid)?;
-    let topology = Topology::of_host_cpus(&config.vcpu_host_cpus);
+    let topology = Topology::of_host_cpus(&config.vcpu_host_cpus, !config.shared_cpus);
     let vcpus = config.vcpu_host_cpus.iter().enumerate().map(|(index, host_cpu)| {
         let cpuid = cpuid::of_vcpu(&supported, index as u32, topology).map_err(BuildError::Cpuid)?;
         Vcpu::prepare(vm, index, *host_cpu, &cpuid, around.clone()).map_err(BuildError::Vcpu)

@@ -9,7 +9,7 @@ use crate::{
     agent::{
         guest::process::ProcessId,
         host::{
-            cgroup::{CgroupError, Cgroups, Settings},
+            cgroup::{CgroupError, Cgroups, SetAside, Settings},
             cpus::Cpus,
             disk::{self, DiskExtent},
             threads::{self, ORDINARY_POLICY, Process, Thread},
@@ -39,6 +39,8 @@ pub struct Baseline {
 pub struct Expected {
     pub partition: PartitionId,
     pub process: ProcessId,
+    /// What the host's kernel keeps for it.
+    pub aside: SetAside,
     /// The host CPU of each vCPU.
     pub vcpu_cpus: Vec<u32>,
     /// Where all its other threads keep to.
@@ -85,9 +87,19 @@ pub struct Deviation {
 enum Remedy {
     None,
     BringOnline(u32),
+    /// Into its group, and its vCPUs' threads into theirs.
     Adopt,
-    Set { name: String, value: String, found: String },
-    Place { thread: u32, cpus: Vec<u32> },
+    /// Its CPUs are nobody else's again.
+    Keep,
+    Set {
+        name: String,
+        value: String,
+        found: String,
+    },
+    Place {
+        thread: u32,
+        cpus: Vec<u32>,
+    },
     MakeOrdinary(u32),
     MakeNotNice(u32),
     ShapeDisk,
@@ -145,18 +157,29 @@ impl Expected {
         found
     }
 
-    fn compare_place(&self, seen: &Seen, lookout: &Lookout) -> Option<Deviation> {
-        let place = lookout.cgroups.place(self.partition)?;
-        let moved = !seen.process.cgroup.ends_with(&place);
-        moved.then(|| {
-            deviation(Watched::Cgroup, "the process's group", place, &seen.process.cgroup, Remedy::Adopt)
-        })
+    fn compare_place(&self, seen: &Seen, lookout: &Lookout) -> Vec<Deviation> {
+        let Lookout { cgroups, .. } = lookout;
+        let homes = cgroups.home(self.partition).zip(cgroups.vcpus_home(self.partition));
+        let Some((home, vcpus_home)) = homes else { return Vec::new() };
+        let moved = |subject: &str, home: &str, found: &str, remedy| {
+            (!found.ends_with(home)).then(|| deviation(Watched::Cgroup, subject, home, found, remedy))
+        };
+        if let Some(moved) = moved("the process's group", &home, &seen.process.cgroup, Remedy::Adopt) {
+            return vec![moved];
+        }
+        let of_thread = |thread: &Thread| {
+            moved(&format!("group of thread {}", thread.name), &vcpus_home, &thread.cgroup, Remedy::Keep)
+        };
+        seen.vcpus().filter_map(|(_, thread)| of_thread(thread)).collect()
     }
 
     fn compare_settings(&self, seen: &Settings) -> Vec<Deviation> {
         let differing = seen.iter().filter_map(|(name, found)| {
             let value = self.baseline.cgroup.get(name).map_or_else(|| at_first(name), String::as_str);
-            let remedy = Remedy::Set { name: name.clone(), value: value.to_owned(), found: found.clone() };
+            let remedy = match name.ends_with("cpuset.cpus.partition") {
+                true => Remedy::Keep,
+                false => Remedy::Set { name: name.clone(), value: value.to_owned(), found: found.clone() },
+            };
             (value != found).then(|| deviation(Watched::Cgroup, name, value, found, remedy))
         });
         differing.collect()
@@ -218,11 +241,19 @@ impl Expected {
         match &deviation.remedy {
             Remedy::None => Ok(()),
             Remedy::BringOnline(cpu) => Ok(lookout.cpus.bring_online(*cpu)?),
-            Remedy::Adopt => Ok(lookout.cgroups.adopt(self.partition, self.process.id)?),
+            Remedy::Adopt => {
+                lookout.cgroups.adopt(self.partition, self.process.id)?;
+                self.keep(lookout)
+            }
+            Remedy::Keep => self.keep(lookout),
             Remedy::Set { name, value, found } => {
                 Ok(lookout.cgroups.restore(self.partition, name, value, found)?)
             }
-            Remedy::Place { thread, cpus } => Ok(threads::place(*thread, cpus)?),
+            Remedy::Place { thread, cpus } => {
+                // Where the kernel lets the thread run at all is its group's business.
+                self.keep(lookout)?;
+                Ok(threads::place(*thread, cpus)?)
+            }
             Remedy::MakeOrdinary(thread) => Ok(threads::make_ordinary(*thread)?),
             Remedy::MakeNotNice(thread) => Ok(threads::make_not_nice(*thread)?),
             Remedy::ShapeDisk => {
@@ -231,6 +262,10 @@ impl Expected {
             }
             Remedy::LetGoOn => Ok(threads::let_go_on(self.process.id)?),
         }
+    }
+
+    fn keep(&self, lookout: &Lookout) -> Result<(), RestoreError> {
+        Ok(lookout.cgroups.keep(self.partition, &self.aside, self.process.id)?)
     }
 }
 
@@ -311,7 +346,7 @@ fn policy(number: u32) -> String {
 fn at_first(name: &str) -> &'static str {
     match name.rsplit('/').next().unwrap_or(name) {
         "cpuset.cpus.partition" => "member",
-        "cpu.idle" | "cgroup.freeze" => "0",
+        "cpu.idle" | "cgroup.freeze" | "memory.min" => "0",
         "cpu.max" => "max 100000",
         "cpu.weight" => "100",
         "io.weight" => "default 100",

@@ -227,6 +227,7 @@ mod tests {
             allocation: Allocation { cpus: 1, memory_mib: 64, disk_mib: 1 },
             cpus: vec![SetAsideCpu { cpu: 1, siblings: vec![1], node: None }],
             huge_pages: false,
+            cpu_share_percent: None,
         };
         Meter::begin(LeaseId(Uuid::nil()), set_aside, None, moment(0))
     }

@@ -125,8 +125,9 @@ impl Watch {
         Some(Expected {
             partition: self.partition,
             process,
-            vcpu_cpus: row.partition.host_cpus.clone(),
-            service_cpus: self.services.service_cpus(),
+            aside: self.services.set_aside(&row.partition),
+            vcpu_cpus: self.services.vcpu_cpus(&row.partition),
+            service_cpus: self.services.service_cpus(&row.partition),
             baseline,
             disk: (mib > 0).then_some(ExpectedDisk { path, mib }),
         })
@@ -162,11 +163,13 @@ impl Watch {
             return Ok(());
         }
         *self.word.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let cpus = row.partition.host_cpus.iter().map(|cpu| self.services.lookout.cpus.describe(*cpu));
+        let cpus = self.services.vcpu_cpus(&row.partition).into_iter();
+        let cpus = cpus.map(|cpu| self.services.lookout.cpus.describe(cpu));
         let set_aside = SetAside {
             allocation: row.partition.terms.allocation,
             cpus: cpus.collect(),
             huge_pages: self.services.config.huge_pages,
+            cpu_share_percent: row.partition.terms.qualities.cpu_share_percent,
         };
         let meter = Meter::begin(lease, set_aside, row.machine.cleaned, self.now());
         // The first segment says at once what was set aside, and how the partition was cleaned before.

@@ -5,6 +5,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,9 +22,13 @@ use tokio::{io::AsyncWriteExt, process::Command, task::JoinError};
 
 use crate::{
     agent::{
-        host::cgroup::{CgroupError, Cgroups},
+        host::{
+            cgroup::{CgroupError, Cgroups, SetAside},
+            irq::Interrupts,
+        },
         image_cache::BootableImage,
     },
+    api::http::chain,
     domain::id::PartitionId,
 };
 
@@ -97,12 +102,13 @@ pub struct Vmms {
     program: PathBuf,
     run_directory: PathBuf,
     cgroups: Cgroups,
+    interrupts: Arc<Interrupts>,
 }
 
 impl Vmms {
     /// Control sockets are made in `run_directory`.
-    pub fn new(program: PathBuf, run_directory: PathBuf, cgroups: Cgroups) -> Self {
-        Self { program, run_directory, cgroups }
+    pub fn new(program: PathBuf, run_directory: PathBuf, cgroups: Cgroups, interrupts: Interrupts) -> Self {
+        Self { program, run_directory, cgroups, interrupts: Arc::new(interrupts) }
     }
 
     pub fn socket(&self, partition: PartitionId) -> PathBuf {
@@ -115,9 +121,15 @@ impl Vmms {
     }
 
     /// Starts a VMM; when this returns its machine is prepared.
-    pub async fn start(&self, partition: PartitionId, config: &MachineConfig) -> Result<Alive, VmmError> {
+    pub async fn start(
+        &self,
+        partition: PartitionId,
+        config: &MachineConfig,
+        aside: &SetAside,
+    ) -> Result<Alive, VmmError> {
         let failed = |source| VmmError::Start { program: self.program.clone(), source };
         let config = serde_json::to_vec(config)?;
+        self.cgroups.make(partition, aside)?;
         let mut launcher = Command::new(&self.program)
             .env_clear()
             .stdin(Stdio::piped())
@@ -137,7 +149,30 @@ impl Vmms {
         if !output.status.success() {
             return Err(VmmError::Prepare { status: output.status, reason: reason(&output.stderr) });
         }
-        self.find(partition).await
+        let alive = self.find(partition).await?;
+        if let Some(process) = alive.process {
+            self.keep(partition, aside, process)?;
+        }
+        Ok(alive)
+    }
+
+    /// Sees to it that a VMM has the CPUs that are set aside for it to itself.
+    pub fn keep(&self, partition: PartitionId, aside: &SetAside, process: ProcessId) -> Result<(), VmmError> {
+        self.cgroups.keep(partition, aside, process.id)?;
+        self.steer_interrupts();
+        Ok(())
+    }
+
+    /// Leaves nothing of the host's groups, once no partition has one.
+    pub fn close(&self) -> Result<(), VmmError> {
+        Ok(self.cgroups.close()?)
+    }
+
+    /// Keeps the host's interrupts off the CPUs that are set aside now, and off no others.
+    pub fn steer_interrupts(&self) {
+        if let Err(error) = self.interrupts.keep_off(&self.cgroups.kept()) {
+            tracing::warn!(error = chain(&error), "the host's interrupts are where they were");
+        }
     }
 
     /// The VMM that stands for the partition, if it answers.
@@ -203,6 +238,7 @@ impl Vmms {
         self.cgroups.kill(partition)?;
         self.cgroups.wait_until_empty(partition, END_PATIENCE)?;
         self.cgroups.remove(partition)?;
+        self.steer_interrupts();
         [socket, self.port(partition)].into_iter().try_for_each(remove)
     }
 }
@@ -283,6 +319,7 @@ mod tests {
             user: 70_000,
             vcpu_host_cpus: vec![1],
             service_host_cpus: vec![],
+            shared_cpus: false,
             memory_mib: 64,
             huge_pages: false,
             disks: vec![],
@@ -298,15 +335,29 @@ mod tests {
         }
     }
 
+    fn aside() -> SetAside {
+        SetAside {
+            cpus: [1].into(),
+            cores: [1].into(),
+            cpu_share_percent: None,
+            owner_cpus: [0].into(),
+            memory_mib: 80,
+            disk: None,
+        }
+    }
+
     fn vmms(directory: &Path, program: &str) -> Vmms {
-        Vmms::new(program.into(), directory.to_owned(), Cgroups::under(directory))
+        let cgroups = Cgroups::at(&directory.join("sublet"));
+        let interrupts = Interrupts::new(directory, directory.join("interrupts"));
+        Vmms::new(program.into(), directory.to_owned(), cgroups, interrupts)
     }
 
     #[tokio::test]
     async fn a_vmm_that_is_not_there_is_named() {
         let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("cgroup.controllers"), "").unwrap();
         let vmms = vmms(directory.path(), "/nonexistent/sublet-vmm");
-        let error = vmms.start(PARTITION, &config(directory.path())).await.unwrap_err();
+        let error = vmms.start(PARTITION, &config(directory.path()), &aside()).await.unwrap_err();
         assert_eq!(error.to_string(), r#"cannot start the VMM "/nonexistent/sublet-vmm""#);
     }
 
@@ -319,7 +370,7 @@ mod tests {
         // As a host's cgroup2 is laid out; the process is not really moved.
         fs::write(directory.path().join("cgroup.controllers"), "").unwrap();
         let vmms = vmms(directory.path(), program.to_str().unwrap());
-        let error = vmms.start(PARTITION, &config(directory.path())).await.unwrap_err();
+        let error = vmms.start(PARTITION, &config(directory.path()), &aside()).await.unwrap_err();
         assert!(error.to_string().ends_with("no /dev/kvm here"), "{error}");
     }
 

@@ -5,8 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::threads::cpu_list;
-use crate::domain::receipt::segment::SetAsideCpu;
+use crate::{domain::receipt::segment::SetAsideCpu, inventory::cpu_list};
 
 /// The CPUs that the kernel shows in a directory.
 #[derive(Debug, Clone)]
@@ -39,7 +38,11 @@ impl Cpus {
         let siblings = fs::read_to_string(directory.join("topology/thread_siblings_list")).ok();
         SetAsideCpu {
             cpu,
-            siblings: siblings.and_then(|list| cpu_list(&list)).unwrap_or_else(|| vec![cpu]),
+            siblings: siblings
+                .and_then(|list| cpu_list(&list))
+                .unwrap_or_else(|| [cpu].into())
+                .into_iter()
+                .collect(),
             node: node(&directory),
         }
     }

@@ -5,17 +5,18 @@ mod settings;
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, major, minor, statvfs};
 use thiserror::Error;
 
 pub use self::settings::{BadDisk, DiskSettings};
 
 /// Why a disk could not be made.
 #[derive(Debug, Error)]
-#[error("cannot {act} the disk {path:?}")]
+#[error("cannot {act} {path:?}")]
 pub struct DiskError {
     act: &'static str,
     path: PathBuf,
@@ -33,6 +34,21 @@ fn failed<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl Fn(E) -> D
     move |error| DiskError { act, path: path.to_owned(), source: error.into() }
 }
 
+/// What the file system of `directory` has left, in MiB.
+pub fn available_mib(directory: &Path) -> Result<u64, DiskError> {
+    let space = statvfs(directory).map_err(failed("find room for a disk in", directory))?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize) >> 20)
+}
+
+/// The host's disk that a file of `directory` lies on, as `major:minor`, of which its partitions are parts; none where the
+/// file system is not on one.
+pub fn device_of(root: &Path, directory: &Path) -> Option<String> {
+    let device = directory.metadata().ok()?.dev();
+    let known = root.join(format!("sys/dev/block/{}:{}", major(device), minor(device)));
+    let whole = if known.join("partition").exists() { known.join("..") } else { known };
+    fs::read_to_string(whole.join("dev")).ok().map(|text| text.trim().to_owned())
+}
+
 /// Makes the disk `mib` large, every block set aside; none at 0. What stood in it stays.
 pub fn shape(path: &Path, mib: u64) -> Result<(), DiskError> {
     if mib == 0 {
@@ -41,10 +57,10 @@ pub fn shape(path: &Path, mib: u64) -> Result<(), DiskError> {
     let bytes = mib << 20;
     let file = open(path)?;
     // Truncating to its own size gives back what was set aside beyond the end.
-    file.set_len(bytes.min(file.metadata().map_err(failed("read", path))?.len()))
-        .map_err(failed("shrink", path))?;
-    fallocate(&file, FallocateFlags::empty(), 0, bytes).map_err(failed("allocate", path))?;
-    file.sync_all().map_err(failed("store", path))
+    file.set_len(bytes.min(file.metadata().map_err(failed("read the disk", path))?.len()))
+        .map_err(failed("shrink the disk", path))?;
+    fallocate(&file, FallocateFlags::empty(), 0, bytes).map_err(failed("allocate the disk", path))?;
+    file.sync_all().map_err(failed("store the disk", path))
 }
 
 /// How large a disk's file is.
@@ -58,7 +74,7 @@ pub struct DiskExtent {
 /// How large the disk is now; none: it is not there.
 pub fn extent(path: &Path) -> Option<DiskExtent> {
     let about = fs::metadata(path).ok()?;
-    let blocks = std::os::unix::fs::MetadataExt::blocks(&about);
+    let blocks = about.blocks();
     Some(DiskExtent { bytes: about.len(), allocated_bytes: blocks.saturating_mul(512) })
 }
 
@@ -68,7 +84,7 @@ pub fn reserve(path: &Path, mib: u64) -> Result<(), DiskError> {
         return Ok(());
     }
     let file = open(path)?;
-    fallocate(&file, FallocateFlags::KEEP_SIZE, 0, mib << 20).map_err(failed("allocate", path))
+    fallocate(&file, FallocateFlags::KEEP_SIZE, 0, mib << 20).map_err(failed("allocate the disk", path))
 }
 
 /// Makes the disk anew: what stood in it is gone, and it reads as zeroes (law 8).
@@ -79,7 +95,7 @@ pub fn wipe(path: &Path, mib: u64) -> Result<(), DiskError> {
 
 pub fn remove(path: &Path) -> Result<(), DiskError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("delete", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("delete the disk", path)(error)),
         _ => Ok(()),
     }
 }
@@ -88,13 +104,11 @@ fn open(path: &Path) -> Result<File, DiskError> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(failed("open", path))
+    options.open(path).map_err(failed("open the disk", path))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn a_path() -> (tempfile::TempDir, PathBuf) {
@@ -142,6 +156,21 @@ mod tests {
         fs::write(&path, vec![7; 1 << 20]).unwrap();
         wipe(&path, 1).unwrap();
         assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_disk_is_bounded_at_the_device_that_its_part_belongs_to() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().metadata().unwrap().dev();
+        let numbers = format!("{}:{}", major(here), minor(here));
+        assert_eq!(device_of(root.path(), root.path()), None);
+        let part = root.path().join("sys/dev/block").join(&numbers);
+        fs::create_dir_all(&part).unwrap();
+        fs::write(part.join("dev"), format!("{numbers}\n")).unwrap();
+        assert_eq!(device_of(root.path(), root.path()), Some(numbers));
+        fs::write(part.join("partition"), "1\n").unwrap();
+        fs::write(part.join("../dev"), "8:0\n").unwrap();
+        assert_eq!(device_of(root.path(), root.path()), Some("8:0".to_owned()));
     }
 
     #[test]

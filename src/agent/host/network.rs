@@ -33,7 +33,10 @@ use self::{
     rules::Surroundings,
     servers::{ServerError, Servers},
 };
-use super::{cgroup::Cgroups, users::Users};
+use super::{
+    cgroup::{self, Cgroups},
+    users::Users,
+};
 use crate::{api::http::chain, domain::id::PartitionId};
 
 /// How often the host is looked at: whether its networks are others, and whether somebody took away what is ours.
@@ -97,7 +100,7 @@ impl Networks {
     /// `cpus` are the owner's.
     pub fn new(settings: NetworkSettings, users: Users, cgroups: &Cgroups, cpus: Vec<u32>) -> Self {
         let root = PathBuf::from("/");
-        let servers = Servers::new(cgroups.beside("sublet-network"), cpus, settings.dns.clone());
+        let servers = Servers::new(cgroups.below(cgroup::NETWORK), cpus, settings.dns.clone());
         let forwarding = Forwarding::new(root.clone());
         Self { root, settings, users, servers, forwarding, state: Mutex::default() }
     }

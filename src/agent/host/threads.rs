@@ -14,6 +14,8 @@ use rustix::{
 };
 use thiserror::Error;
 
+use crate::inventory::cpu_list;
+
 /// What schedules a thread unless somebody says otherwise: SCHED_OTHER (sched(7)).
 pub const ORDINARY_POLICY: u32 = 0;
 /// Where the program that changes a policy is looked for.
@@ -39,6 +41,8 @@ pub struct Thread {
     pub nice: i32,
     /// Host CPUs that it may run on, ascending.
     pub affinity: Vec<u32>,
+    /// Its control group, as a path below the mount.
+    pub cgroup: String,
     /// How long it ran, and how long it wanted to and did not.
     pub ran: Duration,
     pub waited: Duration,
@@ -71,7 +75,7 @@ pub fn process(proc: &Path, id: u32) -> Option<Process> {
         stopped: matches!(state, 'T' | 't'),
         locked_kib: kib("VmLck").unwrap_or(0),
         swapped_kib: kib("VmSwap").unwrap_or(0),
-        cgroup: cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned(),
+        cgroup: unified(&cgroup).to_owned(),
     })
 }
 
@@ -86,6 +90,7 @@ pub fn threads(proc: &Path, process: u32) -> Vec<Thread> {
 fn thread(directory: &Path, id: u32) -> Option<Thread> {
     let read = |name| fs::read_to_string(directory.join(name)).ok();
     let (stat, status, times) = (read("stat")?, read("status")?, read("schedstat")?);
+    let groups = read("cgroup")?;
     // The second field is in parentheses and may hold anything; the third follows the last of them.
     let (name, rest) = stat.rsplit_once(')')?;
     let name = name.split_once('(')?.1.to_owned();
@@ -96,28 +101,22 @@ fn thread(directory: &Path, id: u32) -> Option<Thread> {
         name,
         nice: fields.get(16)?.parse().ok()?,
         policy: fields.get(38)?.parse().ok()?,
-        affinity: cpu_list(field(&status, "Cpus_allowed_list")?)?,
+        affinity: cpu_list(field(&status, "Cpus_allowed_list")?)?.into_iter().collect(),
+        cgroup: unified(&groups).to_owned(),
         ran: times.next()??,
         waited: times.next()??,
     })
+}
+
+/// The group in cgroup2 (cgroups(7), "/proc/[pid]/cgroup").
+fn unified(groups: &str) -> &str {
+    groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default()
 }
 
 /// The value in the line `key: value`, its white space being tabs.
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let fields = text.lines().filter_map(|line| line.split_once(':'));
     fields.filter(|(name, _)| *name == key).map(|(_, value)| value.trim()).next()
-}
-
-/// A list of CPUs as the kernel writes it: `0-3,5`.
-pub fn cpu_list(text: &str) -> Option<Vec<u32>> {
-    let mut cpus = Vec::new();
-    for range in text.trim().split(',').filter(|range| !range.is_empty()) {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        // No kernel names more.
-        cpus.extend(first..=last.min(first.saturating_add(CpuSet::MAX_CPU as u32)));
-    }
-    Some(cpus)
 }
 
 /// Has the thread run on these CPUs only.
@@ -205,12 +204,5 @@ mod tests {
         assert!(!process(Path::new("/proc"), id).unwrap().stopped);
         child.kill().unwrap();
         child.wait().unwrap();
-    }
-
-    #[test]
-    fn lists_of_cpus_are_read() {
-        assert_eq!(cpu_list("0-2,5\n"), Some(vec![0, 1, 2, 5]));
-        assert_eq!(cpu_list(""), Some(vec![]));
-        assert_eq!(cpu_list("0-x"), None);
     }
 }

@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRequestParts, MatchedPath},
     http::request::Parts,
 };
+use jiff::Timestamp;
 use thiserror::Error;
 
 use super::Agent;
@@ -22,6 +23,7 @@ use crate::{
     domain::{
         id::PartitionId,
         lending_key::{KeyClaims, KeyRefusal, Operation},
+        partition::Kind,
         secret::Secret,
     },
 };
@@ -63,7 +65,11 @@ impl FromRequestParts<Arc<Agent>> for Visitor {
         if identity.is_owner(&token) {
             return Ok(Self::Owner);
         }
-        let claims = agent.services.keys.read(&token, operation(parts)?, agent.services.clock.now())?;
+        let (keys, now, operation) = (&agent.services.keys, agent.services.clock.now(), operation(parts)?);
+        let claims = keys.read(&token, operation, now).or_else(|refusal| {
+            // Of a partition of its own the host says what it says to borrowers.
+            keys.read_own(&token, operation, now).map_err(|_| refusal)
+        })?;
         if claims.host != identity.host() {
             return Err(KeyRefusal::OtherHost.into());
         }
@@ -112,7 +118,7 @@ impl FromRequestParts<Arc<Agent>> for Borrowed {
             return Err(Problem::new(Code::Forbidden, detail));
         }
         let id = partition_of(parts).await?;
-        let claims = agent.services.keys.read(&key, operation(parts)?, now)?;
+        let claims = read_for(agent, id, &key, operation(parts)?, now)?;
         let claims = admission::for_partition(claims, identity.host(), id)?;
         let handle = find(agent, id)?;
         admission::compare(&claims, &handle.row().partition)?;
@@ -142,6 +148,23 @@ impl FromRequestParts<Arc<Agent>> for Seen {
             admission::compare(claims, &handle.row().partition)?;
         }
         Ok(Self { handle, by })
+    }
+}
+
+/// What a key claims that opens this partition: the owner's own are opened by the host's keys, others by those of whom it
+/// trusts.
+fn read_for(
+    agent: &Agent,
+    partition: PartitionId,
+    key: &Secret,
+    operation: Operation,
+    now: Timestamp,
+) -> Result<KeyClaims, KeyRefusal> {
+    let keys = &agent.services.keys;
+    let known = agent.partitions.get(partition).map(|handle| handle.row().partition.kind);
+    match known {
+        Some(Kind::Owners) => keys.read_own(key, operation, now),
+        _ => keys.read(key, operation, now),
     }
 }
 

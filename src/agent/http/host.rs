@@ -11,10 +11,11 @@ use super::{
 use crate::{
     agent::registry_link::LinkError,
     api::{
-        agent::{Capacity, HostView},
+        agent::{Capacity, HostView, TopologyView},
         problem::{Code, Problem},
     },
     client::ClientError,
+    inventory::topology::Node,
 };
 
 /// Has the registry give the host another token in place of the one that it goes by.
@@ -56,11 +57,20 @@ pub(super) async fn host(State(agent): State<Arc<Agent>>, _: Visitor) -> Result<
     let services = &agent.services;
     let (total, free) = agent.partitions.capacity()?;
     let reserve = services.config.reserve;
+    let topology = &services.inventory.topology;
     Ok(Json(HostView {
         host: services.identity.host(),
         cpu_model: services.inventory.cpu_model.clone(),
+        topology: TopologyView {
+            sockets: topology.socket_count(),
+            cores: topology.cores.len(),
+            numa_nodes: topology.nodes.len(),
+            huge_pages_mib: topology.nodes.iter().map(Node::huge_mib).sum(),
+            performance: services.lendable_performance(),
+        },
         total,
         reserve: Capacity { cpus: reserve.cpus, memory_mib: reserve.memory_mib, disk_mib: reserve.disk_mib },
+        owner_has: agent.partitions.reserve().await?,
         free,
         os_images: services.images.list(),
         registry: services.config.registry.as_ref().map(|registry| registry.url.clone()),

@@ -72,7 +72,7 @@ pub(super) async fn carve(
     JsonBody(wanted): JsonBody<CarvePartition>,
 ) -> Result<(StatusCode, Json<PartitionView>), Problem> {
     let mark = mark(&headers, &wanted)?;
-    let row = agent.partitions.carve(wanted, mark).await?;
+    let row = agent.partitions.carve(wanted, mark, None).await?;
     Ok((StatusCode::CREATED, Json(partition_view(row, &Visitor::Owner))))
 }
 

@@ -41,9 +41,10 @@ impl From<PartitionError> for Problem {
             E::NotAllowed(refusal) => refusal.into(),
             E::NotBorrowed => Code::NotBorrowed,
             E::KeysFromRegistry => Code::PartitionOffered,
-            E::Carve(CarveError::NotWholeCores { .. }) | E::Duration { .. } | E::Terms(_) | E::Job(_) => {
-                Code::InvalidRequest
-            }
+            E::Carve(CarveError::NotWholeCores { .. } | CarveError::OddHugePages(_))
+            | E::Duration { .. }
+            | E::Terms(_)
+            | E::Job(_) => Code::InvalidRequest,
             E::Carve(_) | E::NoUserLeft(_) => Code::InsufficientResources,
             E::Disk(ref error) if error.is_full() => Code::InsufficientResources,
             E::Files(ref error) if error.kind() == ErrorKind::StorageFull => Code::StorageFull,
@@ -58,7 +59,7 @@ impl From<PartitionError> for Problem {
             E::Submit(SubmitError::TooManyWaiting | SubmitError::TooMany) => Code::TooManyRequests,
             E::Tunnel(ref error) => error.into(),
             E::NoJob | E::Gone => Code::NotFound,
-            E::Issue(_) | E::Reserve(_) | E::Inventory(_) | E::Image(_) | E::NoUser | E::Thread(_) => {
+            E::Issue(_) | E::Reserve(_) | E::Image(_) | E::NoUser | E::Thread(_) => {
                 return Self::internal(&error);
             }
         };
@@ -89,6 +90,7 @@ impl From<NotAllowed> for Code {
             NotAllowed::NotReady | NotAllowed::Unexpected => Self::PartitionNotReady,
             NotAllowed::EpochPassed => Self::KeyEpochPassed,
             NotAllowed::NotLent => Self::NotBorrowed,
+            NotAllowed::Owners => Self::PartitionNotOffered,
         }
     }
 }

@@ -24,7 +24,9 @@ pub(super) fn partition_view(row: PartitionRow, by: &Visitor) -> PartitionView {
     });
     PartitionView {
         id: row.id,
+        kind: row.partition.kind,
         state: state_view(&row),
+        shape: row.shape,
         terms_version: row.partition.version,
         epoch: row.partition.epoch(),
         lease,

@@ -37,7 +37,7 @@ use crate::{
         id::{BorrowerId, JobId, KeyId, LeaseId},
         lease::DURATION_MAX_SECONDS,
         lending_key::{self, KeyClaims},
-        partition::{Change, Effect, Event, HostEnd, NotAllowed, State, Transition, pending},
+        partition::{Change, Effect, Event, HostEnd, Kind, NotAllowed, State, Transition, pending},
     },
 };
 
@@ -169,18 +169,20 @@ impl Driver {
     }
 
     async fn offer(&mut self) -> Result<PartitionRow, PartitionError> {
-        let terms = self.services.with_host_facts(self.row.partition.terms.clone());
+        let host_cpus = self.row.partition.host_cpus.clone();
+        let terms = self.services.with_host_facts(self.row.partition.terms.clone(), &host_cpus);
         if terms != self.row.partition.terms
             && matches!(self.row.partition.state, State::Carved | State::Withdrawn)
         {
-            let host_cpus = self.row.partition.host_cpus.clone();
             self.apply(Event::Change(Change { terms, host_cpus, new_key: false })).await?;
         }
         self.apply_for(Event::Offer).await
     }
 
     async fn change(&mut self, change: Change) -> Result<PartitionRow, PartitionError> {
-        self.reserve_disk(change.terms.allocation.disk_mib).await?;
+        if self.row.partition.has_disk() {
+            self.reserve_disk(change.terms.allocation.disk_mib).await?;
+        }
         self.apply_for(Event::Change(change)).await
     }
 
@@ -188,7 +190,7 @@ impl Driver {
         if !(1..=DURATION_MAX_SECONDS).contains(&wanted.duration_seconds) {
             return Err(PartitionError::Duration { max: DURATION_MAX_SECONDS, got: wanted.duration_seconds });
         }
-        if self.services.registry.is_some() {
+        if self.services.registry.is_some() && self.row.partition.kind != Kind::Owners {
             return Err(PartitionError::KeysFromRegistry);
         }
         let claims = self.claims_of_next_lease(wanted.duration_seconds);
@@ -238,7 +240,10 @@ impl Driver {
         if let Some((_, until)) = self.lent_until.filter(|(lent, _)| *lent == lease.lease) {
             lease.expires_at = until;
         }
-        self.apply_for(Event::Open(lease)).await
+        let row = self.apply_for(Event::Open(lease)).await?;
+        // Whoever asks again finds the same lease.
+        let is_missing = row.partition.is_built_when_opened() && row.machine.built.is_none();
+        if is_missing { Err(PartitionError::NoMachine) } else { Ok(row) }
     }
 
     /// The lease ends; the answer does not wait for the cleaning.
@@ -432,15 +437,6 @@ impl Driver {
     /// S53, for whoever has opened the partition.
     pub(super) fn admit(&self, claims: &KeyClaims) -> Result<(), PartitionError> {
         admission::admit(claims, &self.row.partition)
-    }
-
-    /// Whether a machine belongs to the partition in its state.
-    pub(super) fn needs_machine(&self) -> Result<(), NotAllowed> {
-        match self.row.partition.state {
-            State::Carved | State::Withdrawn | State::Released => Err(NotAllowed::NotOffered),
-            State::Scrubbing { clean: false, .. } => Err(NotAllowed::NotReady),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     api::{agent::JobEnd, registry::EndReason},
     domain::{
         id::LeaseId,
-        partition::{Effect, Event, HostEnd, Partition, State},
+        partition::{Effect, Event, HostEnd, Kind, Partition, State},
         receipt::segment::{Cleaned, DiskCleaning, MemoryCleaning},
     },
 };
@@ -151,7 +151,8 @@ impl Driver {
         self.jobs.wipe().await?;
         self.freeze.pause().await;
         let (directory, path) = (self.services.directory(self.row.id), self.services.disk(self.row.id));
-        let mib = self.row.partition.terms.allocation.disk_mib;
+        let partition = &self.row.partition;
+        let mib = if partition.kind == Kind::Declared { 0 } else { partition.terms.allocation.disk_mib };
         tokio::task::spawn_blocking(move || {
             remove_consoles(&directory, None).map_err(PartitionError::Files)?;
             Ok::<_, PartitionError>(disk::wipe(&path, mib)?)

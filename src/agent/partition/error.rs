@@ -8,7 +8,6 @@ use crate::{
         host::{
             carve::{CarveError, ReserveError},
             disk::DiskError,
-            inventory::InventoryError,
             network::NetworkError,
             users::NoUserLeft,
         },
@@ -48,8 +47,6 @@ pub enum PartitionError {
     NoUserLeft(#[from] NoUserLeft),
     #[error("the partition has no user id for its VMM")]
     NoUser,
-    #[error(transparent)]
-    Inventory(#[from] InventoryError),
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error("the partition can have no network")]

@@ -21,7 +21,7 @@ use crate::{
         freeze::watch::Watch,
         guest::{jobs::Jobs, signals::Signals, tunnels::Tunnels},
         host::{
-            carve::{Holding, Lendable},
+            carve::{Holding, HostResources, Lendable, VMM_OVERHEAD_MIB, Wanted},
             disk,
         },
         services::Services,
@@ -34,7 +34,7 @@ use crate::{
         id::PartitionId,
         network::Network,
         partition::{Change, Event, Partition, State},
-        resources::Allocation,
+        qualities::Qualities,
         terms::Terms,
     },
 };
@@ -100,12 +100,25 @@ impl Partitions {
             recovering: Mutex::default(),
         });
         partitions.sweep(&rows).map_err(PartitionError::Files)?;
+        partitions.know_host(&rows).await?;
         for row in rows {
             let (tell, recovered) = oneshot::channel();
             partitions.recovering.lock().await.push(recovered);
             partitions.drive(row, Some(tell));
         }
         Ok(partitions)
+    }
+
+    /// The reserve's row is reckoned from what the host has now.
+    async fn know_host(&self, rows: &[PartitionRow]) -> Result<(), PartitionError> {
+        let with_disk = rows.iter().filter(|row| row.partition.has_disk());
+        let has = self.services.resources(with_disk.map(|row| holding(row).disk_mib).sum())?;
+        Ok(self.services.table.know_host(capacity(&has), VMM_OVERHEAD_MIB).await?)
+    }
+
+    /// What is the owner's now.
+    pub async fn reserve(&self) -> Result<Capacity, PartitionError> {
+        Ok(self.services.table.reserve().await?)
     }
 
     /// Waits until it is known what became of the partitions while no agent ran.
@@ -168,54 +181,67 @@ impl Partitions {
     /// What can be lent in all, and what of it is free.
     pub fn capacity(&self) -> Result<(Capacity, Capacity), PartitionError> {
         let held = self.held_beside(None);
-        let resources = self.services.resources(held.iter().map(|held| held.disk_mib).sum())?;
+        let resources = self.services.resources(self.disks_mib())?;
         let free = self.services.lendable(&resources)?.free(&held);
-        let total = Capacity {
-            cpus: resources.cpu_count(),
-            memory_mib: resources.memory_mib,
-            disk_mib: resources.disk_mib,
-        };
-        Ok((total, free))
+        Ok((capacity(&resources), free))
     }
 
-    /// Sets a new partition's resources aside; asked again with the same mark, it is the same partition.
+    /// Whether it could be carved now.
+    pub fn has_room_for(&self, wanted: &CarvePartition) -> bool {
+        let carved = self
+            .lendable()
+            .ok()
+            .map(|lendable| lendable.carve(&what(&self.terms(wanted)), &self.held_beside(None)).is_ok());
+        carved.unwrap_or(false)
+    }
+
+    /// Sets a new partition's resources aside, of this shape where it is carved by the host itself; asked again with the same mark, it is the same partition.
     pub async fn carve(
         self: &Arc<Self>,
         wanted: CarvePartition,
         mark: Option<RequestMark>,
+        shape: Option<String>,
     ) -> Result<PartitionRow, PartitionError> {
         let _planning = self.planning.lock().await;
         if let Some(earlier) = self.carved_earlier(mark.clone()).await? {
             return Ok(earlier);
         }
-        let price = wanted.price.unwrap_or_else(|| self.services.config.prices.of(&wanted.allocation));
-        let terms = Terms {
-            allocation: wanted.allocation,
-            price,
-            os_images: Default::default(),
-            cpu_model: String::new(),
-            network: wanted.network,
-            qualities: Default::default(),
-            lending: Default::default(),
-        };
-        let terms = self.services.with_host_facts(terms);
+        let terms = self.terms(&wanted);
         terms.validate()?;
         let held = self.held_beside(None);
         let id = PartitionId(Uuid::new_v4());
         let user = self.services.config.users.free(&self.users())?;
-        let holding = self.lendable(&held)?.carve(&wanted.allocation, &held)?;
+        let holding = self.lendable()?.carve(&what(&terms), &held)?;
+        let terms = self.services.with_host_facts(terms, &holding.cpus);
         if terms.network == Network::Nat {
             self.services.networks.check(id, user).await?;
         }
         let row = PartitionRow {
             id,
-            partition: Partition::carved(terms, holding.cpus),
+            shape,
+            partition: Partition { kind: wanted.kind, ..Partition::carved(terms, holding.cpus) },
             effects: Vec::new(),
             machine: MachineRecord { user: Some(user), ..MachineRecord::default() },
         };
-        self.make_disk(row.id, &wanted.allocation).await?;
+        let disk_mib = if row.partition.has_disk() { wanted.allocation.disk_mib } else { 0 };
+        self.make_disk(row.id, disk_mib).await?;
         self.services.table.insert(row.clone(), mark).await?;
         Ok(self.drive(row, None).row())
+    }
+
+    /// What was asked for, at the price that was stated or else is the host's.
+    fn terms(&self, wanted: &CarvePartition) -> Terms {
+        let qualities = Qualities { cpu_share_percent: wanted.cpu_share_percent, ..Qualities::default() };
+        let list = &self.services.config.prices;
+        Terms {
+            allocation: wanted.allocation,
+            price: wanted.price.unwrap_or_else(|| list.of(&wanted.allocation, qualities.cpu_percent())),
+            os_images: Default::default(),
+            cpu_model: String::new(),
+            network: wanted.network,
+            qualities,
+            lending: Default::default(),
+        }
     }
 
     async fn carved_earlier(
@@ -230,9 +256,8 @@ impl Partitions {
         }
     }
 
-    async fn make_disk(&self, id: PartitionId, allocation: &Allocation) -> Result<(), PartitionError> {
-        let (directory, path, mib) =
-            (self.services.directory(id), self.services.disk(id), allocation.disk_mib);
+    async fn make_disk(&self, id: PartitionId, mib: u64) -> Result<(), PartitionError> {
+        let (directory, path) = (self.services.directory(id), self.services.disk(id));
         tokio::task::spawn_blocking(move || {
             std::fs::create_dir(&directory).map_err(PartitionError::Files)?;
             disk::shape(&path, mib).or_else(|error| {
@@ -262,10 +287,8 @@ impl Partitions {
         let same = Change { terms: now.terms.clone(), host_cpus: now.host_cpus.clone(), new_key: false };
         now.clone().apply(Event::Change(same))?;
         let held = self.held_beside(Some(row.id));
-        let mut all = held.clone();
-        all.push(holding(&row));
-        let holding = self.lendable(&all)?.change(&terms.allocation, &holding(&row), &held)?;
-        let terms = self.services.with_host_facts(terms);
+        let holding = self.lendable()?.change(&what(&terms), &holding(&row), &held)?;
+        let terms = self.services.with_host_facts(terms, &holding.cpus);
         let change = Change { terms, host_cpus: holding.cpus, new_key: wanted.new_key };
         handle.ask(|reply| Command::Change(change, reply)).await
     }
@@ -274,9 +297,15 @@ impl Partitions {
         self.all().into_iter().filter_map(|handle| handle.row().machine.user).collect()
     }
 
-    fn lendable(&self, held: &[Holding]) -> Result<Lendable, PartitionError> {
-        let resources = self.services.resources(held.iter().map(|held| held.disk_mib).sum())?;
+    fn lendable(&self) -> Result<Lendable, PartitionError> {
+        let resources = self.services.resources(self.disks_mib())?;
         Ok(self.services.lendable(&resources)?)
+    }
+
+    /// What the disks that are there take of the file system.
+    fn disks_mib(&self) -> u64 {
+        let rows = self.all().into_iter().map(|handle| handle.row());
+        rows.filter(|row| row.partition.has_disk()).map(|row| holding(&row).disk_mib).sum()
     }
 
     fn held_beside(&self, but: Option<PartitionId>) -> Vec<Holding> {
@@ -307,6 +336,19 @@ async fn resume_networks(services: &Services, rows: &[PartitionRow]) {
     }
 }
 
+fn capacity(host: &HostResources) -> Capacity {
+    Capacity {
+        cpus: host.topology.cpu_count(),
+        memory_mib: host.topology.memory_mib(),
+        disk_mib: host.disk_mib,
+    }
+}
+
+/// What is to be set aside by these terms.
+fn what(terms: &Terms) -> Wanted {
+    Wanted { allocation: terms.allocation, cpu_share_percent: terms.qualities.cpu_share_percent }
+}
+
 /// What a partition holds, with what a change that was asked for would take.
 fn holding(row: &PartitionRow) -> Holding {
     let now = row.partition.terms.allocation;
@@ -316,6 +358,7 @@ fn holding(row: &PartitionRow) -> Holding {
     };
     Holding {
         cpus: row.partition.held_cpus().collect(),
+        cpu_share_percent: row.partition.terms.qualities.cpu_share_percent,
         memory_mib: now.memory_mib.max(then.memory_mib),
         disk_mib: now.disk_mib.max(then.disk_mib),
     }

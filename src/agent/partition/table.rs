@@ -1,5 +1,7 @@
 //! The partition table (patent fig. 2), in SQLite: one row a partition, written before anything is done about it.
 
+mod reserve;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -22,15 +24,17 @@ use crate::{
 };
 
 const SCHEMA: &str = include_str!("table.sql");
-/// Each schema from the one before it; the first had neither networks nor qualities nor rules of lending.
-const LATER: [&str; 4] = [
+/// Each schema from the one before it; the first had neither networks nor qualities nor rules of lending nor receipts,
+/// nor the reserve's row.
+const LATER: [&str; 5] = [
     "ALTER TABLE partitions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
     "ALTER TABLE partitions ADD COLUMN qualities TEXT NOT NULL DEFAULT '{}';",
     "ALTER TABLE partitions ADD COLUMN lending TEXT NOT NULL DEFAULT '{}';",
-    RECEIPTS,
+    include_str!("receipts.sql"),
+    include_str!("table/reserve.sql"),
 ];
-/// Receipts of leases, and what was found changed behind the agent's back.
-const RECEIPTS: &str = include_str!("receipts.sql");
+/// How many of them `table.sql` has already.
+const IN_SCHEMA: usize = 3;
 const SCHEMA_VERSION: usize = 1 + LATER.len();
 
 #[derive(Debug, Error)]
@@ -70,6 +74,8 @@ pub struct Table {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartitionRow {
     pub id: PartitionId,
+    /// What the host has carved by itself is of a shape that its owner has named.
+    pub shape: Option<String>,
     pub partition: Partition,
     /// What is still to be done about it.
     pub effects: Vec<Effect>,
@@ -270,7 +276,7 @@ fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
          PRAGMA secure_delete = ON; PRAGMA busy_timeout = 5000;",
     )?;
     let missing = match version(connection)? {
-        0 => [SCHEMA, RECEIPTS].concat(),
+        0 => [SCHEMA, &LATER[IN_SCHEMA..].concat()].concat(),
         known @ 1..SCHEMA_VERSION => LATER[known - 1..].concat(),
         _ => return Ok(()),
     };
@@ -283,15 +289,16 @@ fn version(connection: &Connection) -> Result<usize, rusqlite::Error> {
 
 const INSERT: &str = "INSERT INTO partitions (state, effects, machine, cpus, memory_mib, disk_mib, host_cpus,
         cpu_model, os_images, price_per_hour_micros, currency, network, qualities, lending, terms_version,
-        least_epoch, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        least_epoch, kind, created, shape, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const UPDATE: &str = "UPDATE partitions SET state = ?, effects = ?, machine = ?, cpus = ?, memory_mib = ?,
         disk_mib = ?, host_cpus = ?, cpu_model = ?, os_images = ?, price_per_hour_micros = ?, currency = ?,
-        network = ?, qualities = ?, lending = ?, terms_version = ?, least_epoch = ?
+        network = ?, qualities = ?, lending = ?, terms_version = ?, least_epoch = ?,
+        kind = ?, created = ?, shape = ?
     WHERE id = ?";
 
 fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Result<(), TableError> {
-    let Partition { state, terms, host_cpus, version, least_epoch } = &row.partition;
+    let Partition { kind, state, terms, host_cpus, version, least_epoch } = &row.partition;
     let Terms { allocation, price, os_images, cpu_model, network, qualities, lending } = terms;
     let changed = connection.execute(
         statement,
@@ -312,6 +319,9 @@ fn write_row(connection: &Connection, statement: &str, row: &PartitionRow) -> Re
             json(lending)?,
             version.map(|version| number(version.0)).transpose()?,
             number(least_epoch.0)?,
+            json(kind)?,
+            row.partition.is_created(),
+            row.shape,
             row.id.to_string()
         ],
     )?;
@@ -341,6 +351,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<PartitionRow> {
     };
     let version: Option<i64> = row.get("terms_version")?;
     let partition = Partition {
+        kind: read_json(row, "kind")?,
         state: read_json(row, "state")?,
         terms,
         host_cpus: read_json(row, "host_cpus")?,
@@ -350,6 +361,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<PartitionRow> {
     let id = row.get::<_, String>("id")?.parse().map_err(|error| unreadable("id", error))?;
     Ok(PartitionRow {
         id,
+        shape: row.get("shape")?,
         partition,
         effects: read_json(row, "effects")?,
         machine: read_json(row, "machine")?,

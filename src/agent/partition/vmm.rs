@@ -25,7 +25,7 @@ use crate::{
     },
     domain::{
         network::Network,
-        partition::{Effect, Event, HostEnd, State},
+        partition::{Effect, Event, HostEnd, Partition, State},
     },
 };
 
@@ -59,8 +59,9 @@ impl Driver {
 
     /// What an interrupted change left of the disk is put right.
     async fn shape(&self) -> Result<(), PartitionError> {
-        let wiping = matches!(self.row.partition.state, State::Scrubbing { clean: false, .. });
-        if wiping || self.row.partition.state == State::Released { Ok(()) } else { self.shape_disk().await }
+        let Partition { state, .. } = &self.row.partition;
+        let wiping = matches!(state, State::Scrubbing { clean: false, .. }) || *state == State::Released;
+        if wiping || !self.row.partition.has_disk() { Ok(()) } else { self.shape_disk().await }
     }
 
     async fn found(&mut self, built: Built, alive: Alive) -> Result<(), PartitionError> {
@@ -78,6 +79,12 @@ impl Driver {
         });
         self.store(row).await?;
         tracing::info!(partition = %self.row.id, state = ?status.state, "found the partition's VMM again");
+        if let Some(process) = process
+            && let Err(error) =
+                self.services.vmms.keep(self.row.id, &self.services.set_aside(&self.row.partition), process)
+        {
+            self.complain("its CPUs are not kept from others", &error.into());
+        }
         self.freeze.begin(&self.row).await;
         // A change of state that was missed is told at once.
         self.watch_machine(built.cid, 0);
@@ -120,7 +127,7 @@ impl Driver {
         }
         row.machine.built = Some(Built { boot: None, ..built });
         row.effects.retain(|effect| !matches!(effect, Effect::BootAgain { .. }));
-        if self.needs_machine().is_ok() && !row.effects.contains(&Effect::DiscardMachine) {
+        if self.row.partition.needs_machine().is_ok() && !row.effects.contains(&Effect::DiscardMachine) {
             let next = [Effect::DiscardMachine, Effect::PrepareMachine].into_iter().chain(then);
             row.effects.splice(0..0, next);
         }
@@ -130,7 +137,7 @@ impl Driver {
     /// The machine is to be there; it will be prepared with what else is to be done.
     async fn want_machine(&mut self) -> Result<(), PartitionError> {
         let mut row = self.row.clone();
-        if self.needs_machine().is_ok() && !row.effects.contains(&Effect::PrepareMachine) {
+        if self.row.partition.needs_machine().is_ok() && !row.effects.contains(&Effect::PrepareMachine) {
             row.effects.insert(0, Effect::PrepareMachine);
             self.store(row).await?;
         }
@@ -151,8 +158,15 @@ impl Driver {
             Some(user) => Some(self.services.networks.up(self.row.id, user).await?),
             None => None,
         };
-        let Alive { status, process } =
-            self.services.vmms.start(self.row.id, &self.machine_config(cid, network)?).await?;
+        let Alive { status, process } = self
+            .services
+            .vmms
+            .start(
+                self.row.id,
+                &self.machine_config(cid, network)?,
+                &self.services.set_aside(&self.row.partition),
+            )
+            .await?;
         let built = self.row.machine.built.clone();
         let baseline = process.map(|process| self.freeze.baseline(process));
         self.build(built.map(|built| Built { process, baseline, ..built })).await?;
@@ -182,9 +196,9 @@ impl Driver {
             version: PROTOCOL_VERSION,
             name: id.to_string(),
             user: self.row.machine.user.ok_or(PartitionError::NoUser)?,
-            vcpu_host_cpus: self.row.partition.host_cpus.clone(),
-            // Nothing of the host's disturbs a vCPU, the work on its disks least of all.
-            service_host_cpus: self.services.service_cpus(),
+            vcpu_host_cpus: self.services.vcpu_cpus(&self.row.partition),
+            service_host_cpus: self.services.service_cpus(&self.row.partition),
+            shared_cpus: self.row.partition.terms.qualities.cpu_share_percent.is_some(),
             memory_mib: allocation.memory_mib,
             huge_pages: self.services.config.huge_pages,
             disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),

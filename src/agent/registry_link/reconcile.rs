@@ -14,6 +14,7 @@ use crate::{
 
 /// What is to be done about a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "few are made, and none is kept")]
 pub enum Step {
     /// This has happened.
     Event(Event),

@@ -18,6 +18,9 @@ pub struct ConditionArguments {
     /// At least this part of each CPU's time, in percent; whole cores where not stated
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub cpu_share: Option<u8>,
+    /// CPUs at least so fast, in rounds a second as offers state them and `sublet doctor` measures
+    #[arg(long, value_name = "ROUNDS", default_value_t = 0)]
+    pub min_performance: u32,
     /// At least so much memory, for example 512MiB or 2GiB
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
@@ -56,6 +59,7 @@ impl ConditionArguments {
         Conditions {
             min_cpus: self.cpus,
             min_cpu_share_percent: self.cpu_share,
+            min_performance: self.min_performance,
             min_memory_mib: self.memory.map_or(0, |size| size.mib),
             min_disk_mib: self.disk.map_or(0, |size| size.mib),
             min_disk_mib_per_s: self.disk_rate.map_or(0, |size| u32::try_from(size.mib).unwrap_or(u32::MAX)),

@@ -79,6 +79,56 @@ fn a_new_key_of_a_host_without_registry_voids_those_that_were_issued() {
     assert_eq!(changed.apply(Event::Open(lease(2))), Err(NotAllowed::EpochPassed));
 }
 
+fn of_kind(kind: Kind) -> Partition {
+    Partition { kind, ..carved() }
+}
+
+/// What is to be done about each of `events`, one after another.
+fn effects_of(
+    partition: Partition,
+    events: impl IntoIterator<Item = Event>,
+) -> (Partition, Vec<Vec<Effect>>) {
+    let mut all = Vec::new();
+    let partition = events.into_iter().fold(partition, |partition, event| {
+        let Transition { partition, effects } = partition.apply(event).unwrap();
+        all.push(effects);
+        partition
+    });
+    (partition, all)
+}
+
+#[test]
+fn a_declared_partition_is_built_when_it_is_borrowed_and_is_a_promise_again_after_the_lease() {
+    let offer = [Event::Offer, Event::Registered(Some(TermsVersion(1)))];
+    let (offered, effects) = effects_of(of_kind(Kind::Declared), offer);
+    assert_eq!(effects, [vec![Effect::Register], vec![]], "nothing is built");
+    assert!(!offered.is_created() && !offered.has_disk() && offered.needs_machine().is_err());
+    let (lent, effects) = effects_of(offered.clone(), [Event::Open(lease(1))]);
+    let receipt = Effect::OpenReceipt { lease: lease(1).lease };
+    assert_eq!(effects, [[Effect::ShapeDisk, Effect::PrepareMachine, Effect::GuardEnd, receipt]]);
+    assert!(lent.is_created() && lent.has_disk() && lent.needs_machine().is_ok());
+    let (again, effects) = effects_of(lent, [Event::End(HostEnd::Returned), Event::Wiped]);
+    assert_eq!(effects[1], [Effect::ReportCleaned { lease: lease(1).lease }]);
+    assert_eq!((&again.state, again.is_created()), (&offered.state, false));
+    let changed = offered.apply(Event::Change(change())).unwrap().partition;
+    assert_eq!(changed.apply(Event::ChangeTaken(None)).unwrap().effects, []);
+}
+
+#[test]
+fn the_owners_partition_is_never_offered_and_its_leases_are_nothing_to_the_registry() {
+    let own = of_kind(Kind::Owners);
+    assert_eq!(own.clone().apply(Event::Offer), Err(NotAllowed::Owners));
+    let (used, effects) = effects_of(own.clone(), [Event::KeyIssued(Epoch(2)), Event::Open(lease(2))]);
+    assert_eq!(effects[1], [Effect::ShapeDisk, Effect::PrepareMachine, Effect::GuardEnd]);
+    assert_eq!(used.clone().apply(Event::Release), Err(NotAllowed::HeldBy(lease(2).lease)));
+    let (back, effects) = effects_of(used, [Event::End(HostEnd::Returned), Event::Wiped]);
+    assert_eq!(effects, [vec![Effect::EndJobs, Effect::DiscardMachine, Effect::Wipe], vec![]]);
+    assert_eq!(back.state, State::Carved);
+    assert_eq!(back.clone().apply(Event::Open(lease(2))), Err(NotAllowed::EpochPassed));
+    assert_eq!(carved().apply(Event::Open(lease(1))), Err(NotAllowed::NotOffered));
+    assert!(back.apply(Event::Release).is_ok());
+}
+
 #[test]
 fn a_lent_partition_is_changed_offered_withdrawn_and_released_by_nobody() {
     for event in [Event::Change(change()), Event::Offer, Event::Withdraw, Event::Release] {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{key::ReceiptKey, segment::Segment};
+use super::{
+    key::ReceiptKey,
+    segment::{Segment, VcpuTime},
+};
 use crate::domain::money::Micros;
 
 const MILLION: i128 = 1_000_000;
@@ -25,7 +28,7 @@ pub struct ReceiptTerms {
 #[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CreditRule {
     /// Of the charge the part of the vCPUs' time that was not delivered, where that is more than the tolerance. A vCPU's time
-    /// is not delivered while it wanted to run and did not, while its process was stopped, and while anything that was set
+    /// is not delivered while it wanted to run and did not (up to its share, where it has one), while its process was stopped, and while anything that was set
     /// aside was missing, but never more than the whole of it. A fraction of a micro-unit is dropped.
     Undelivered {
         /// In millionths of all vCPUs' time that the receipt covers.
@@ -65,8 +68,14 @@ impl CreditRule {
 /// Of all vCPUs' time in the segment, in nanoseconds.
 fn undelivered(segment: &Segment, length: i128) -> i128 {
     let lacking = i128::from(segment.lacking_ns);
-    let of_vcpu = |ns: u64, stopped: u64| (i128::from(ns) + i128::from(stopped) + lacking).min(length);
-    segment.vcpus.iter().map(|vcpu| of_vcpu(vcpu.not_run_ns, vcpu.stopped_ns)).sum()
+    let share = i128::from(segment.set_aside.cpu_share_percent.unwrap_or(100));
+    let of_vcpu = |vcpu: &VcpuTime| {
+        let (ran, not_run) = (i128::from(vcpu.ran_ns), i128::from(vcpu.not_run_ns));
+        // Who has a share is to wait beyond it.
+        let promised = if share < 100 { (length * share / 100 - ran).clamp(0, not_run) } else { not_run };
+        (promised + i128::from(vcpu.stopped_ns) + lacking).min(length)
+    };
+    segment.vcpus.iter().map(of_vcpu).sum()
 }
 
 fn nanoseconds(time: Duration) -> i128 {
@@ -82,7 +91,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::receipt::{chain::tests::segment, segment::VcpuTime};
+    use crate::domain::receipt::chain::tests::segment;
 
     const SECOND_NS: u64 = 1_000_000_000;
     const RULE: CreditRule = CreditRule::STANDARD;
@@ -100,6 +109,21 @@ mod tests {
         assert_eq!(RULE.credit(Micros(1000), TEN, [&not_run]), Micros(200));
         let lacking = Segment { lacking_ns: SECOND_NS, ..segment(0, None, 0) };
         assert_eq!(RULE.credit(Micros(1000), TEN, [&lacking, &segment(1, None, 0)]), Micros(50));
+    }
+
+    #[test]
+    fn a_vcpu_that_has_a_share_waits_beyond_it_and_is_owed_nothing_for_that() {
+        let of_share = |ran_ns, not_run_ns| {
+            let mut segment = Segment {
+                vcpus: vec![VcpuTime { ran_ns, not_run_ns, stopped_ns: 0 }],
+                ..segment(0, None, 0)
+            };
+            segment.set_aside.cpu_share_percent = Some(50);
+            RULE.credit(Micros(1000), TEN, [&segment])
+        };
+        assert_eq!(of_share(5 * SECOND_NS, 5 * SECOND_NS), Micros(0));
+        assert_eq!(of_share(3 * SECOND_NS, 7 * SECOND_NS), Micros(200));
+        assert_eq!(of_share(3 * SECOND_NS, SECOND_NS), Micros(100), "it did not want more");
     }
 
     #[test]

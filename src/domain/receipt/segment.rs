@@ -94,6 +94,9 @@ pub struct SetAside {
     pub cpus: Vec<SetAsideCpu>,
     /// Whether its memory is of huge pages.
     pub huge_pages: bool,
+    /// Of each CPU's time; none: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_share_percent: Option<u8>,
 }
 
 /// A hardware thread of the host's.

@@ -125,15 +125,16 @@ enum Step {
 fn terms() -> impl Strategy<Value = Terms> {
     let sizes = (1..4u32, 64..68u64, 0..3u64, 0..6i64);
     let words = (prop::sample::select(vec!["EUR", "USD"]), prop::sample::select(vec!["AMD", "Intel"]));
-    let rest = (any::<bool>(), any::<bool>(), prop::option::of(0..2u8));
+    let rest = (any::<bool>(), any::<bool>(), prop::option::of(0..2u8), prop::option::of(1..4u32));
     (sizes, words, rest).prop_map(
-        |((cpus, memory_mib, disk_mib, price), (currency, model), (nat, huge, zone))| Terms {
+        |((cpus, memory_mib, disk_mib, price), (currency, model), (nat, huge, zone, performance))| Terms {
             allocation: Allocation { cpus, memory_mib, disk_mib },
             price: Price { per_hour_micros: price, currency: currency.parse().unwrap() },
             os_images: if huge { ["micro".to_owned()].into() } else { [].into() },
             cpu_model: model.to_owned(),
             network: if nat { Network::Nat } else { Network::None },
             qualities: Qualities {
+                performance,
                 huge_pages: huge,
                 labels: zone.map(|zone| ("zone".to_owned(), zone.to_string())).into_iter().collect(),
                 ..Qualities::default()
@@ -158,10 +159,11 @@ fn conditions() -> impl Strategy<Value = Conditions> {
     let sizes = (0..4u32, 64..69u64, 0..4u64, prop::option::of(0..6i64));
     let words =
         (prop::option::of(Just("EUR")), prop::option::of(Just("amd")), prop::option::of(Just("micro")));
-    let rest = (any::<bool>(), any::<bool>(), prop::option::weighted(0.3, 0..2u8));
+    let rest = (any::<bool>(), any::<bool>(), prop::option::weighted(0.3, 0..2u8), 0..4u32);
     (sizes, words, rest).prop_map(
-        |((cpus, memory, disk, price), (currency, model, os), (nat, huge, zone))| Conditions {
+        |((cpus, memory, disk, price), (currency, model, os), (nat, huge, zone, performance))| Conditions {
             min_cpus: cpus,
+            min_performance: performance,
             min_memory_mib: memory,
             min_disk_mib: disk,
             max_price_per_hour_micros: price,

@@ -37,7 +37,7 @@ exec 8>"$output/lock"
 flock 8
 PATH=$PATH:/usr/sbin:/sbin
 mapfile -t programs < <(type -P "${programs[@]}")
-stamp=$(cat "$kernel/release" "$here"/* "$images/initramfs.sh" "$(command -v busybox)" "${programs[@]}" | sha256sum)
+stamp=$(cat "$kernel/release" $(find "$here" -maxdepth 1 -type f | sort) "$images/initramfs.sh" "$(command -v busybox)" "${programs[@]}" | sha256sum)
 if [ "$(cat "$output/stamp" 2>/dev/null)" = "$stamp" ]; then exit; fi
 
 tree=$(mktemp -d "$output/tree.XXXXXX")

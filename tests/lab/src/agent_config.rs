@@ -17,6 +17,8 @@ pub(crate) struct AgentConfig {
     vmm: &'static str,
     owner_token_file: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    control_group: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<RegistryConfig>,
     guests: Guests,
     lending: Lending,
@@ -92,6 +94,7 @@ impl AgentConfig {
         forwarded_port: u16,
         registry: Option<Registry<'_>>,
         speaks_tls: bool,
+        systemd: bool,
     ) -> Result<Self, RegistryUrlError> {
         let scheme = if speaks_tls { "https" } else { "http" };
         Ok(Self {
@@ -103,6 +106,7 @@ impl AgentConfig {
             image_directory: inside::IMAGE_DIRECTORY,
             vmm: inside::VMM,
             owner_token_file: inside::OWNER_TOKEN,
+            control_group: systemd.then_some(inside::DELEGATED_GROUP),
             registry: registry.map(|registry| RegistryConfig::new(registry, speaks_tls)).transpose()?,
             guests: Guests { silent_after_seconds: 15, call_within_seconds: 60 },
             lending: Lending { recall_notice_seconds: 5 },
@@ -181,11 +185,12 @@ mod tests {
 
     #[test]
     fn a_registry_is_only_in_the_configuration_of_a_host_that_has_one() {
-        let without = toml::to_string(&AgentConfig::new(20_000, None, false).unwrap()).unwrap();
+        let without = toml::to_string(&AgentConfig::new(20_000, None, false, false).unwrap()).unwrap();
         assert!(!without.contains("registry"), "{without}");
         let registry = Registry { url: "http://127.0.0.1:7070", enrolment: true };
-        let with = toml::to_string(&AgentConfig::new(20_000, Some(registry), false).unwrap()).unwrap();
+        let with = toml::to_string(&AgentConfig::new(20_000, Some(registry), false, true).unwrap()).unwrap();
         assert!(with.contains("[registry]\nurl = \"http://10.0.2.2:7070\"\n"), "{with}");
+        assert!(with.contains("control_group = \"/sys/fs/cgroup/sublet-partitions.service\"\n"), "{with}");
         assert!(with.contains("advertise = \"http://127.0.0.1:20000\"\n"), "{with}");
         assert!(with.contains("insecure_http = true\n") && !with.contains("ca_file"), "{with}");
     }
@@ -193,7 +198,8 @@ mod tests {
     #[test]
     fn a_host_that_speaks_tls_is_advertised_so_and_knows_its_registrys_authority() {
         let registry = Registry { url: "https://127.0.0.1:7070", enrolment: true };
-        let config = toml::to_string(&AgentConfig::new(20_000, Some(registry), true).unwrap()).unwrap();
+        let config =
+            toml::to_string(&AgentConfig::new(20_000, Some(registry), true, false).unwrap()).unwrap();
         assert!(config.contains("advertise = \"https://127.0.0.1:20000\"\n"), "{config}");
         assert!(config.contains("insecure_http = false\n"), "{config}");
         assert!(config.contains("ca_file = \"/etc/sublet/registry-ca.crt\"\n"), "{config}");

@@ -85,6 +85,9 @@ struct Up {
     /// Count time in instructions, so that it repeats; one CPU only
     #[arg(long)]
     icount: bool,
+    /// Hosts whose first program is systemd, in a Debian made by mmdebstrap
+    #[arg(long)]
+    systemd: bool,
     /// Registry at which the agents register, as seen from this machine
     #[arg(long, value_name = "URL")]
     registry: Option<String>,
@@ -200,6 +203,7 @@ impl Build {
             programs: self.programs.clone(),
             profile: self.profile.clone(),
             agent: self.has_agent(),
+            systemd: false,
             vmm: !self.bare,
             images: if self.bare { Vec::new() } else { self.images.clone() },
         }
@@ -213,6 +217,7 @@ impl Up {
             memory_mib: self.memory,
             disk_mib: self.disk,
             icount: self.icount,
+            systemd: self.systemd,
             agent: self.build.has_agent(),
             registry: self.registry.clone(),
             enrolment_token_file: self.enrolment_token_file.clone(),
@@ -221,7 +226,8 @@ impl Up {
     }
 
     fn run(&self, lab: &Lab, system_dir: PathBuf) -> Result<()> {
-        let system = prepare(&self.build.recipe(system_dir), &say)?;
+        let recipe = Recipe { systemd: self.systemd, ..self.build.recipe(system_dir) };
+        let system = prepare(&recipe, &say)?;
         let options = self.options();
         say(&format!("{} host(s) coming up", self.hosts));
         let hosts = thread::scope(|scope| {

@@ -28,6 +28,9 @@ pub struct HostOptions {
     pub disk_mib: u64,
     /// Repeatable time, counted in instructions; for one CPU only.
     pub icount: bool,
+    /// Whether its first program is systemd, rather than busybox's init.
+    #[serde(default)]
+    pub systemd: bool,
     /// Whether an agent runs in it.
     pub agent: bool,
     /// Registry at which the agent registers, as seen from this machine.
@@ -56,6 +59,7 @@ impl Default for HostOptions {
             memory_mib: 3072,
             disk_mib: 8192,
             icount: false,
+            systemd: false,
             agent: true,
             registry: None,
             enrolment_token_file: None,

@@ -20,6 +20,8 @@ pub const ENROLMENT_TOKEN: &str = "/etc/sublet/enrolment.token";
 pub const REGISTRY_AUTHORITY: &str = "/etc/sublet/registry-ca.crt";
 pub const HOST_CERTIFICATE: &str = "/etc/sublet/host.crt";
 pub const HOST_KEY: &str = "/etc/sublet/host.key";
+/// Where partitions' control groups are under systemd: that of `examples/systemd/sublet-partitions.service`.
+pub const DELEGATED_GROUP: &str = "/sys/fs/cgroup/sublet-partitions.service";
 /// What a host's console says last while it comes up.
 pub const UP_MARKER: &str = "lab: up after";
 /// Name of the virtio port through which the agent's log leaves the host.

@@ -35,6 +35,8 @@ pub struct Recipe {
     pub profile: String,
     /// Whether the agent is one of them.
     pub agent: bool,
+    /// Whether hosts can start with systemd.
+    pub systemd: bool,
     /// Whether the VMM is one of them.
     pub vmm: bool,
     /// OS images, as `images/build.sh` knows them.
@@ -48,6 +50,7 @@ impl Default for Recipe {
             programs: None,
             profile: "release".into(),
             agent: true,
+            systemd: false,
             vmm: true,
             images: vec!["debian-micro".into(), "debian-micro-6.1".into()],
         }
@@ -59,6 +62,9 @@ impl Default for Recipe {
 pub struct System {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
+    /// Disk that hosts with systemd go on with; none: there are to be none.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
     /// Disk with our programs.
     pub programs: PathBuf,
     /// Disk with the OS images.
@@ -96,9 +102,18 @@ pub fn prepare(recipe: &Recipe, say: &dyn Fn(&str)) -> Result<System, PrepareErr
     Ok(System {
         kernel: host.join("vmlinux"),
         initrd: host.join("initrd.img"),
+        root: recipe.systemd.then(|| root_disk(directory, say)).transpose()?,
         programs: programs_disk(recipe, &programs)?,
         images: images_disk(recipe, &programs, say)?,
     })
+}
+
+/// Debian with systemd.
+fn root_disk(directory: &Path, say: &dyn Fn(&str)) -> Result<PathBuf, PrepareError> {
+    say("Debian with systemd (mmdebstrap)");
+    let output = directory.join("systemd");
+    run(script("tests/lab/host/systemd/build.sh").arg(&output))?;
+    Ok(output.join("root.ext4"))
 }
 
 fn cache(directory: &Path) -> PathBuf {

@@ -61,6 +61,8 @@ pub(crate) struct Disk<'a> {
     pub(crate) serial: &'static str,
     pub(crate) file: &'a Path,
     pub(crate) writable: bool,
+    /// What is written is forgotten with the machine.
+    pub(crate) forgets: bool,
 }
 
 impl Machine<'_> {
@@ -125,10 +127,14 @@ impl Machine<'_> {
 
 impl Disk<'_> {
     fn arguments(&self, all: &mut Arguments) {
-        let Self { serial, writable, .. } = self;
+        let Self { serial, writable, forgets, .. } = self;
         // What the host flushes need not reach this machine's disk: a lab outlives the death of its QEMU, not
         // of the machine.
-        let rest = if *writable { ",cache=unsafe,discard=unmap" } else { ",readonly=on" };
+        let rest = match (writable, forgets) {
+            (_, true) => ",snapshot=on",
+            (true, false) => ",cache=unsafe,discard=unmap",
+            (false, false) => ",readonly=on",
+        };
         let before = format!("if=none,id={serial},format=raw,file=");
         all.with_file("-drive", &before, self.file, rest);
         all.option("-device", &[&format!("virtio-blk-pci,drive={serial},serial={serial}")]);

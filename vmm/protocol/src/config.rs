@@ -44,6 +44,9 @@ pub struct MachineConfig {
     /// Host CPUs where every thread that is not a vCPU may run; empty: those of the vCPUs.
     #[serde(default)]
     pub service_host_cpus: Vec<u32>,
+    /// Whether others use the vCPUs' host CPUs too: then the guest is not told that it has them to itself.
+    #[serde(default)]
+    pub shared_cpus: bool,
     /// Guest memory in MiB; built, prefaulted and locked before the machine counts as prepared.
     pub memory_mib: u64,
     /// Whether the memory is of huge pages (2 MiB) that the host has reserved, and of nothing else; otherwise it is of

@@ -57,6 +57,7 @@ pub(crate) fn machine(vcpus: u32) -> MachineConfig {
         version: PROTOCOL_VERSION,
         user: FIRST_USER + number,
         vcpu_host_cpus: (0..vcpus).collect(),
+        shared_cpus: false,
         service_host_cpus: vec![],
         memory_mib: 192,
         huge_pages: false,

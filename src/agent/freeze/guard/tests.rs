@@ -9,7 +9,9 @@ const PARTITION: PartitionId = PartitionId(Uuid::from_u128(1));
 fn lookout() -> (tempfile::TempDir, Lookout) {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("cgroup.controllers"), "").unwrap();
-    let lookout = Lookout { cgroups: Cgroups::under(root.path()), cpus: Cpus::under(root.path()) };
+    std::fs::create_dir_all(root.path().join(&vcpus_home()[1..])).unwrap();
+    let lookout =
+        Lookout { cgroups: Cgroups::at(&root.path().join("sublet")), cpus: Cpus::under(root.path()) };
     (root, lookout)
 }
 
@@ -17,6 +19,14 @@ fn expected() -> Expected {
     Expected {
         partition: PARTITION,
         process: ProcessId::of(std::process::id()).unwrap(),
+        aside: SetAside {
+            cpus: [2, 3].into(),
+            cores: [2, 3].into(),
+            cpu_share_percent: None,
+            owner_cpus: [0, 1].into(),
+            memory_mib: 1,
+            disk: None,
+        },
         vcpu_cpus: vec![2, 3],
         service_cpus: vec![0, 1],
         baseline: Baseline {
@@ -27,6 +37,10 @@ fn expected() -> Expected {
     }
 }
 
+fn vcpus_home() -> String {
+    format!("/sublet/{PARTITION}/vcpus")
+}
+
 fn thread(name: &str, affinity: &[u32]) -> Thread {
     let time = Duration::ZERO;
     Thread {
@@ -35,6 +49,7 @@ fn thread(name: &str, affinity: &[u32]) -> Thread {
         policy: ORDINARY_POLICY,
         nice: 0,
         affinity: affinity.to_vec(),
+        cgroup: if name.starts_with("vcpu") { vcpus_home() } else { format!("/sublet/{PARTITION}") },
         ran: time,
         waited: time,
     }
@@ -89,6 +104,11 @@ fn each_change_is_named_with_what_was_and_what_is() {
     assert_eq!(frozen, one(Watched::Cgroup, "0", "1"));
     let elsewhere = changed(|seen| seen.process.cgroup = "/other".into());
     assert_eq!(elsewhere, one(Watched::Cgroup, &format!("/sublet/{PARTITION}"), "/other"));
+    let astray = changed(|seen| seen.threads[0].cgroup = format!("/sublet/{PARTITION}"));
+    assert_eq!(astray, one(Watched::Cgroup, &vcpus_home(), &format!("/sublet/{PARTITION}")));
+    let shared =
+        changed(|seen| drop(seen.cgroup.insert("vcpus/cpuset.cpus.partition".into(), "root".into())));
+    assert_eq!(shared, one(Watched::Cgroup, "member", "root"));
     let unlocked = changed(|seen| seen.process.locked_kib = 4);
     assert_eq!(unlocked, one(Watched::LockedMemory, "1024 KiB", "4 KiB"));
     assert_eq!(changed(|seen| seen.process.swapped_kib = 8), one(Watched::Swap, "0 KiB", "8 KiB"));

@@ -1,12 +1,12 @@
-//! What a partition's control group, and each group above it that is ours, is set to: read, and put back.
+//! What a partition's control group, and each group above and below it that is ours, is set to: read, and put back.
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use super::Cgroups;
+use super::{Cgroups, SHARES, VCPUS};
 use crate::domain::id::PartitionId;
 
 /// Files that say what a group's processes may have (cgroup-v2.rst). Those that the host's kernel lacks are not there.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "cpuset.cpus",
     "cpuset.cpus.exclusive",
     "cpuset.cpus.partition",
@@ -18,10 +18,20 @@ const FILES: [&str; 14] = [
     "io.max",
     "io.weight",
     "memory.high",
+    "memory.min",
     "memory.max",
     "memory.swap.max",
     "pids.max",
 ];
+
+/// Before the names of the files of the group that all shares are in.
+const SHARES_PREFIX: &str = "shares/";
+
+/// Whether other partitions, and the owner's configuration, change this as well: which CPUs can be lent, and which are
+/// shared.
+fn is_others(prefix: &str, file: &str) -> bool {
+    (prefix.is_empty() || prefix == SHARES_PREFIX) && matches!(file, "cpuset.cpus" | "cpuset.cpus.exclusive")
+}
 
 /// By the file's name below the folder that all groups are in.
 pub type Settings = BTreeMap<String, String>;
@@ -49,18 +59,29 @@ impl Cgroups {
     }
 
     /// Where the partition's processes are, as `/proc/PID/cgroup` has it: a path that ends in this.
-    pub fn place(&self, partition: PartitionId) -> Option<String> {
-        let group = self.group(partition)?;
+    pub fn home(&self, partition: PartitionId) -> Option<String> {
+        let group = self.existing(partition)?;
         let folder = group.parent()?.file_name()?.to_str()?;
         Some(format!("/{folder}/{partition}"))
     }
 
+    /// The same for the threads of its vCPUs.
+    pub fn vcpus_home(&self, partition: PartitionId) -> Option<String> {
+        let own = self.existing(partition)?.join(VCPUS).exists();
+        Some(self.home(partition)? + &if own { format!("/{VCPUS}") } else { String::new() })
+    }
+
     fn files(&self, partition: PartitionId) -> impl Iterator<Item = (String, PathBuf)> {
-        let group = self.group(partition);
-        let above = group.as_ref().and_then(|group| Some(group.parent()?.to_owned()));
-        let groups = [("", above), ("partition/", group)];
-        groups.into_iter().filter_map(|(prefix, group)| Some((prefix, group?))).flat_map(|(prefix, group)| {
-            FILES.iter().map(move |file| (format!("{prefix}{file}"), group.join(file)))
+        let group = self.existing(partition);
+        let shares = self.place.as_ref().map(|place| place.join(SHARES));
+        let shares = shares.filter(|shares| group.as_ref().is_some_and(|group| group.starts_with(shares)));
+        let vcpus = group.as_ref().map(|group| group.join(VCPUS));
+        let groups =
+            [("", self.place.clone()), (SHARES_PREFIX, shares), ("partition/", group), ("vcpus/", vcpus)];
+        let groups = groups.into_iter().filter_map(|(prefix, group)| Some((prefix, group?)));
+        groups.flat_map(|(prefix, group)| {
+            let files = FILES.iter().filter(move |file| !is_others(prefix, file));
+            files.map(move |file| (format!("{prefix}{file}"), group.join(file)))
         })
     }
 }
@@ -77,7 +98,7 @@ mod tests {
     fn groups() -> (tempfile::TempDir, Cgroups, PathBuf) {
         let mount = tempfile::tempdir().unwrap();
         fs::write(mount.path().join("cgroup.controllers"), "").unwrap();
-        let cgroups = Cgroups::under(mount.path());
+        let cgroups = Cgroups::at(&mount.path().join("sublet"));
         let group = mount.path().join("sublet").join(PARTITION.to_string());
         fs::create_dir_all(&group).unwrap();
         (mount, cgroups, group)
@@ -92,7 +113,31 @@ mod tests {
         assert_eq!(settings["partition/cpu.max"], "max 100000");
         assert_eq!(settings["cpu.max"], "50000 100000");
         assert_eq!(settings.len(), 2, "what the kernel lacks is not there");
-        assert_eq!(cgroups.place(PARTITION).unwrap(), format!("/sublet/{PARTITION}"));
+        assert_eq!(cgroups.home(PARTITION).unwrap(), format!("/sublet/{PARTITION}"));
+    }
+
+    #[test]
+    fn a_partition_with_shares_lives_with_the_others_and_is_not_told_what_they_change() {
+        let (_mount, cgroups, group) = groups();
+        let shares = group.with_file_name(SHARES);
+        let share = shares.join(PARTITION.to_string());
+        fs::remove_dir(&group).unwrap();
+        fs::create_dir_all(&share).unwrap();
+        for file in ["cpuset.cpus", "cpuset.cpus.partition"] {
+            fs::write(shares.join(file), "1\n").unwrap();
+            fs::write(share.join(file), "1\n").unwrap();
+        }
+        let settings = cgroups.settings(PARTITION);
+        let names: Vec<&str> = settings.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["partition/cpuset.cpus", "partition/cpuset.cpus.partition", "shares/cpuset.cpus.partition"]
+        );
+        let home = format!("/shares/{PARTITION}");
+        assert_eq!(
+            (cgroups.home(PARTITION), cgroups.vcpus_home(PARTITION)),
+            (Some(home.clone()), Some(home))
+        );
     }
 
     #[test]

@@ -130,7 +130,7 @@ mod tests {
     fn configuration(dns: &[Ipv4Addr]) -> String {
         let range = "10.9.0.0/16".parse().unwrap();
         let link = Link::new(range, PartitionId(Uuid::from_u128(7)), 5000, 0).unwrap();
-        let cgroups = Cgroups::under(Path::new("/nonexistent"));
+        let cgroups = Cgroups::at(Path::new("/nonexistent/sublet"));
         Servers::new(cgroups, vec![0], dns.to_vec()).configuration(&link)
     }
 

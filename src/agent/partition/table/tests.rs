@@ -3,7 +3,7 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::{
     id::BorrowerId,
-    partition::{OpenLease, State},
+    partition::{Kind, OpenLease, State},
 };
 
 pub(in crate::agent) fn row(id: u128) -> PartitionRow {
@@ -19,13 +19,14 @@ pub(in crate::agent) fn row(id: u128) -> PartitionRow {
     let partition = Partition::carved(terms, vec![1, 3]);
     PartitionRow {
         id: PartitionId(Uuid::from_u128(id)),
+        shape: None,
         partition,
         effects: vec![Effect::ShapeDisk],
         machine: MachineRecord::default(),
     }
 }
 
-fn lent(id: u128, lease: u128) -> PartitionRow {
+pub(super) fn lent(id: u128, lease: u128) -> PartitionRow {
     let lease = OpenLease {
         lease: LeaseId(Uuid::from_u128(lease)),
         borrower: BorrowerId(Uuid::from_u128(5)),
@@ -38,7 +39,7 @@ fn lent(id: u128, lease: u128) -> PartitionRow {
     row
 }
 
-fn table() -> (tempfile::TempDir, Table) {
+pub(super) fn table() -> (tempfile::TempDir, Table) {
     let directory = tempfile::tempdir().unwrap();
     let table = Table::open(&directory.path().join("agent.db")).unwrap();
     (directory, table)
@@ -57,7 +58,11 @@ async fn a_row_is_read_as_it_was_written_by_an_agent_before() {
 async fn a_table_from_before_partitions_had_networks_is_read_as_it_was_written() {
     let (directory, table) = table();
     table.insert(row(1), None).await.unwrap();
-    let to_first = "ALTER TABLE partitions DROP COLUMN network; ALTER TABLE partitions DROP COLUMN qualities;
+    let to_first = "DROP TRIGGER reserve_after_insert; DROP TRIGGER reserve_after_update;
+                    DROP TRIGGER reserve_after_delete; DROP VIEW created; DROP TABLE reserve;
+                    ALTER TABLE partitions DROP COLUMN kind; ALTER TABLE partitions DROP COLUMN created;
+                    ALTER TABLE partitions DROP COLUMN shape;
+                    ALTER TABLE partitions DROP COLUMN network; ALTER TABLE partitions DROP COLUMN qualities;
                     ALTER TABLE partitions DROP COLUMN lending;
                     DROP TABLE segments; DROP TABLE receipts; DROP TABLE violations; PRAGMA user_version = 1";
     table.run(move |connection| Ok(connection.execute_batch(to_first)?)).await.unwrap();
@@ -65,6 +70,8 @@ async fn a_table_from_before_partitions_had_networks_is_read_as_it_was_written()
     assert_eq!(again.rows().await.unwrap(), [row(1)]);
     let mut connected = row(2);
     connected.partition.terms.network = crate::domain::network::Network::Nat;
+    connected.partition.kind = Kind::Owners;
+    connected.shape = Some("small".to_owned());
     again.insert(connected.clone(), None).await.unwrap();
     assert_eq!(again.rows().await.unwrap(), [row(1), connected]);
 }

@@ -33,6 +33,7 @@ pub(crate) fn segment(number: u32, before: Option<SegmentDigest>, not_run_ns: u6
             allocation: Allocation { cpus: 1, memory_mib: 256, disk_mib: 64 },
             cpus: vec![SetAsideCpu { cpu: 1, siblings: vec![1], node: None }],
             huge_pages: false,
+            cpu_share_percent: None,
         },
         from: moment(from),
         to: moment(from + 10),

@@ -137,7 +137,8 @@ impl Host {
             .registry
             .as_deref()
             .map(|url| Registry { url, enrolment: options.enrolment_token_file.is_some() });
-        let config = AgentConfig::new(self.record.agent_port, registry, self.speaks_tls());
+        let (port, tls) = (self.record.agent_port, self.speaks_tls());
+        let config = AgentConfig::new(port, registry, tls, options.systemd);
         let config = config.map_err(HostStartError::Registry)?;
         toml::to_string(&config).map_err(|error| {
             HostStartError::Write(self.directory.join("agent.toml"), io::Error::other(error))
@@ -152,6 +153,14 @@ impl Host {
 
     fn start_machine(&self, system: &System, settings: &[Setting]) -> Result<(), StartError> {
         let (state, pid_file) = (self.state_disk(), self.pid_file());
+        let disk = |serial, file, writable| Disk { serial, file, writable, forgets: false };
+        let disks = [
+            disk("programs", &system.programs, false),
+            disk("images", &system.images, false),
+            disk("state", state.as_path(), true),
+        ];
+        let root = system.root.as_deref().filter(|_| self.record.options.systemd);
+        let root = root.map(|file| Disk { serial: "root", file, writable: true, forgets: true });
         let machine = Machine {
             name: &self.name,
             cpus: self.record.options.cpus,
@@ -159,11 +168,7 @@ impl Host {
             icount: self.record.options.icount,
             kernel: &system.kernel,
             initrd: &system.initrd,
-            disks: vec![
-                Disk { serial: "programs", file: &system.programs, writable: false },
-                Disk { serial: "images", file: &system.images, writable: false },
-                Disk { serial: "state", file: &state, writable: true },
-            ],
+            disks: disks.into_iter().chain(root).collect(),
             forwards: vec![
                 (self.record.agent_port, inside::AGENT_PORT),
                 (self.record.exec_port, inside::EXEC_PORT),

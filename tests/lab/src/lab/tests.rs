@@ -2,7 +2,7 @@ use super::*;
 
 fn system() -> System {
     let path = PathBuf::from("/nowhere");
-    System { kernel: path.clone(), initrd: path.clone(), programs: path.clone(), images: path }
+    System { kernel: path.clone(), initrd: path.clone(), root: None, programs: path.clone(), images: path }
 }
 
 #[test]

@@ -10,8 +10,8 @@ fn machine() -> Machine<'static> {
         kernel: Path::new("/a/vmlinux"),
         initrd: Path::new("/a/initrd.img"),
         disks: vec![
-            Disk { serial: "programs", file: Path::new("/a/programs.ext4"), writable: false },
-            Disk { serial: "state", file: Path::new("/h/state,1.ext4"), writable: true },
+            Disk { serial: "programs", file: Path::new("/a/programs.ext4"), writable: false, forgets: false },
+            Disk { serial: "state", file: Path::new("/h/state,1.ext4"), writable: true, forgets: false },
         ],
         forwards: vec![(20_001, 7180), (20_002, 7181)],
         settings,

@@ -6,6 +6,7 @@ fn machine() -> MachineConfig {
         name: "partition-1".into(),
         user: 70_000,
         vcpu_host_cpus: vec![2, 3],
+        shared_cpus: false,
         service_host_cpus: vec![0],
         memory_mib: 256,
         huge_pages: false,

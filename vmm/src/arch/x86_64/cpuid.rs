@@ -41,19 +41,21 @@ pub struct TooManyLeaves;
 pub struct Topology {
     vcpus: u32,
     threads_per_core: u32,
+    /// Nobody else runs on the host CPUs beneath.
+    alone: bool,
 }
 
 impl Topology {
     /// Follows the host: where each two vCPUs in turn run on the two threads of one host core they are two threads
     /// of one core in the guest as well; anything else is a core a vCPU.
-    pub fn of_host_cpus(host_cpus: &[u32]) -> Self {
+    pub fn of_host_cpus(host_cpus: &[u32], alone: bool) -> Self {
         let siblings: Vec<Option<String>> = host_cpus.iter().map(|cpu| host_siblings(*cpu)).collect();
-        Self::of_siblings(&siblings)
+        Self { alone, ..Self::of_siblings(&siblings) }
     }
 
     fn of_siblings(siblings: &[Option<String>]) -> Self {
         let in_pairs = siblings.chunks(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a == b));
-        Self { vcpus: siblings.len() as u32, threads_per_core: if in_pairs { 2 } else { 1 } }
+        Self { vcpus: siblings.len() as u32, threads_per_core: if in_pairs { 2 } else { 1 }, alone: true }
     }
 
     fn cores(self) -> u32 {
@@ -112,7 +114,7 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, index: u32, topology: Topology) {
         LEAF_LAST => leaf.eax = leaf.eax.min(LEAF_TOPOLOGY_V2 - 1),
         LEAF_FEATURES => adjust_features(leaf, index, topology),
         LEAF_KVM => leaf.eax = LEAF_FREQUENCIES,
-        LEAF_KVM_FEATURES => leaf.edx = KVM_FEATURES_EDX_DEDICATED,
+        LEAF_KVM_FEATURES => leaf.edx = if topology.alone { KVM_FEATURES_EDX_DEDICATED } else { 0 },
         LEAF_INTEL_CACHES if leaf.eax & 0x1f != 0 => {
             let cores = (1 << (topology.package_bits() - topology.thread_bits())) - 1;
             leaf.eax = (leaf.eax & 0x3fff) | (cores << 26) | (sharing(leaf.eax, topology) << 14);
@@ -201,7 +203,7 @@ mod tests {
         *found.unwrap()
     }
 
-    const FOUR: Topology = Topology { vcpus: 4, threads_per_core: 1 };
+    const FOUR: Topology = Topology { vcpus: 4, threads_per_core: 1, alone: true };
 
     #[test]
     fn each_vcpu_has_its_own_apic_id_everywhere() {
@@ -219,6 +221,8 @@ mod tests {
         let frequencies = answer(&cpuid, LEAF_FREQUENCIES, 0);
         assert_eq!((frequencies.eax, frequencies.ebx), (2_994_372, 1_000_000));
         assert_eq!(answer(&cpuid, LEAF_KVM_FEATURES, 0).edx, 1);
+        let shared = of_vcpu(&host(), 0, Topology { alone: false, ..FOUR }).unwrap();
+        assert_eq!(answer(&shared, LEAF_KVM_FEATURES, 0).edx, 0, "it must not wait by spinning");
     }
 
     #[test]
@@ -240,9 +244,9 @@ mod tests {
     fn vcpus_on_the_threads_of_one_host_core_are_threads_of_one_core() {
         let siblings = |names: &[&str]| names.iter().map(|name| Some(name.to_string())).collect::<Vec<_>>();
         let paired = Topology::of_siblings(&siblings(&["0,4", "0,4", "1,5", "1,5"]));
-        assert_eq!(paired, Topology { vcpus: 4, threads_per_core: 2 });
+        assert_eq!(paired, Topology { threads_per_core: 2, ..FOUR });
         let apart = Topology::of_siblings(&siblings(&["0,4", "1,5"]));
-        assert_eq!(apart, Topology { vcpus: 2, threads_per_core: 1 });
-        assert_eq!(Topology::of_siblings(&[None, None]), Topology { vcpus: 2, threads_per_core: 1 });
+        assert_eq!(apart, Topology { vcpus: 2, ..FOUR });
+        assert_eq!(Topology::of_siblings(&[None, None]), Topology { vcpus: 2, ..FOUR });
     }
 }

@@ -31,6 +31,7 @@ impl Machine {
             name: "bench".into(),
             user: USER,
             vcpu_host_cpus: (0..guest.vcpus).collect(),
+            shared_cpus: false,
             service_host_cpus: vec![],
             memory_mib: guest.memory_mib,
             huge_pages: false,
