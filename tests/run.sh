@@ -31,8 +31,10 @@ bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv postgres
 step "formatting"
 cargo fmt --all --check
 
+# Everything is built with what the whole workspace asks of the libraries, once.
 step "lints"
-cargo clippy --locked --workspace --all-targets --features sublet/system-tests,sublet/postgres-tests,sublet-vmm/system-tests -- -D warnings
+cargo clippy --locked --workspace --features sublet/postgres-tests --all-targets -- -D warnings
+cargo clippy --locked --workspace --features sublet/postgres-tests --test system --test lab --test machine -- -D warnings
 for feature in cli agent registry; do
     cargo clippy --locked --package sublet --no-default-features --features "$feature" -- -D warnings
 done
@@ -45,13 +47,14 @@ cargo test --locked --workspace
 step "the registry on PostgreSQL"
 SUBLET_HISTORIES=$histories_on_postgres SUBLET_KILLS=$kills_on_postgres \
     timeout "$time_on_postgres" bash tests/postgres/with-server.sh bash -euc '
-    cargo test --locked --package sublet --lib registry::resource_db
-    cargo test --locked --package sublet --features postgres-tests --test registry'
+    cargo test --locked --workspace --features sublet/postgres-tests --lib registry::resource_db
+    cargo test --locked --workspace --features sublet/postgres-tests --test registry'
 timeout 5m bash tests/postgres/with-server.sh --far \
-    cargo test --locked --package sublet --features postgres-tests --test registry -- registries lending
+    cargo test --locked --workspace --features sublet/postgres-tests --test registry -- registries lending
 
 step "both servers, held to their descriptions"
-timeout 10m bash tests/contract/run.sh
+# The unit tests have built both.
+SUBLET_PROGRAMS=${CARGO_TARGET_DIR:-$PWD/target}/debug timeout 10m bash tests/contract/run.sh
 
 step "fuzz targets, briefly"
 timeout 20m bash vmm/fuzz/run.sh
@@ -59,10 +62,10 @@ timeout 20m bash vmm/fuzz/run.sh
 # Each test bounds its own waiting; these end a run that hangs all the same, so that it is told before CI gives up.
 step "tests of the VMM on real guests"
 # What was begun anew is told though all has passed.
-timeout 20m cargo test --locked --package sublet-vmm --features system-tests --test lab -- --nocapture
+timeout 20m cargo test --locked --workspace --test lab -- --nocapture
 
 step "whole-system tests"
 trap '"$(bash examples/build.sh 2>/dev/null)/sublet-lab" --dir "${CARGO_TARGET_DIR:-target}/system-tests/lab" down >/dev/null' EXIT
-timeout 30m cargo test --locked --features system-tests --test system -- --test-threads 1
+timeout 30m cargo test --locked --workspace --test system -- --test-threads 1
 
 step "done"

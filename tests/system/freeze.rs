@@ -16,91 +16,16 @@ use sublet::{
         ledger::entry::Occasion,
         receipt::{
             chain::{Receipt, Totals},
-            segment::{Violation, Watched},
+            segment::Violation,
         },
     },
 };
-
-/// What root does, how it shows while it lasts, and as what the guard tells it.
-struct Attack {
-    what: Watched,
-    act: &'static str,
-    /// Succeeds while the change lasts.
-    shows: &'static str,
-}
-
-/// `$machine` is the VMM's process, `$vcpu` the thread of its vCPU, `$group` its control group, `$disk` the partition's disk.
-/// To place the vCPU's thread elsewhere with sched_setaffinity(2) the kernel refuses already: its group has no other CPU.
-const ATTACKS: [Attack; 9] = [
-    Attack {
-        what: Watched::Affinity,
-        act: "echo $vcpu >$group/cgroup.threads",
-        shows: "grep -q '^Cpus_allowed_list:.0$' /proc/$vcpu/status",
-    },
-    Attack { what: Watched::Nice, act: "renice -n 19 -p $vcpu", shows: "[ $(field 19 $vcpu) = 19 ]" },
-    Attack {
-        what: Watched::Policy,
-        act: "/usr/bin/chrt --idle --pid 0 $vcpu",
-        shows: "[ $(field 41 $vcpu) = 5 ]",
-    },
-    Attack {
-        what: Watched::Cgroup,
-        act: "echo '20000 100000' >/sys/fs/cgroup/sublet/cpu.max",
-        shows: "grep -q ^20000 /sys/fs/cgroup/sublet/cpu.max",
-    },
-    Attack {
-        what: Watched::DiskSize,
-        act: "truncate -s 4096 $disk",
-        shows: "[ $(stat -c %s $disk) = 4096 ]",
-    },
-    Attack { what: Watched::Stopped, act: "kill -STOP $machine", shows: "[ $(field 3 $machine) = T ]" },
-    Attack {
-        what: Watched::Cgroup,
-        act: "echo 1 >$group/cgroup.freeze",
-        shows: "grep -q 1 $group/cgroup.freeze",
-    },
-    Attack {
-        what: Watched::Cgroup,
-        act: "echo member >$group/vcpus/cpuset.cpus.partition",
-        shows: "grep -q member $group/vcpus/cpuset.cpus.partition",
-    },
-    Attack {
-        what: Watched::CpuOnline,
-        act: "echo 0 >/sys/devices/system/cpu/cpu1/online",
-        shows: "grep -q 0 /sys/devices/system/cpu/cpu1/online",
-    },
-];
-
-/// The names that the attacks use. Fields of `stat` are counted from behind the thread's name (proc_pid_stat(5)).
-fn names(partition: PartitionId) -> String {
-    format!(
-        "disk=/var/lib/sublet/partitions/{partition}/disk; group=/sys/fs/cgroup/sublet/{partition}
-         for machine in $(cat $group/cgroup.procs); do
-             vcpu=$(grep -l '^vcpu0$' /proc/$machine/task/*/comm | cut -d/ -f5)
-             [ -z \"$vcpu\" ] || break
-         done
-         field() {{ sed 's/.*) //' /proc/$2/stat | cut -d' ' -f$(($1 - 2)); }}
-         now() {{ cut -d' ' -f1 /proc/uptime | tr -d .; }}
-        "
-    )
-}
+use sublet_lab::attacks::{ATTACKS, Attack};
 
 /// Changes something, and waits until it is put back; how long that took, to a hundredth of a second.
 fn attack(world: &World, partition: PartitionId, attack: &Attack) -> Duration {
-    let Attack { act, shows, .. } = attack;
-    let script = format!(
-        "{}
-         {act}
-         begun=$(now)
-         while {shows}; do
-             usleep 10000
-             [ $(now) -lt $((begun + {patience})) ]
-         done
-         echo $(($(now) - begun))",
-        names(partition),
-        patience = PATIENCE.as_millis() / 10,
-    );
-    let hundredths: u64 = world.on_host(&script).lines().last().unwrap().trim().parse().unwrap();
+    let said = world.on_host(&attack.timed(&partition.to_string(), PATIENCE.as_secs()));
+    let hundredths: u64 = said.lines().last().unwrap().trim().parse().unwrap();
     Duration::from_millis(hundredths * 10)
 }
 
@@ -109,11 +34,11 @@ fn lease(world: &World, lease: LeaseId) -> Lease {
 }
 
 /// What the lease shows, once it shows all of these.
-fn wait_for_violations(world: &World, loan: &Loan, wanted: &BTreeSet<Watched>) -> Vec<Violation> {
+fn wait_for_violations(world: &World, loan: &Loan, wanted: &BTreeSet<&str>) -> Vec<Violation> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let violations = lease(world, loan.granted.lease.id).violations;
-        let told: BTreeSet<Watched> = violations.iter().map(|violation| violation.what).collect();
+        let told: BTreeSet<&str> = violations.iter().map(|violation| violation.what.as_str()).collect();
         if wanted.is_subset(&told) {
             return violations;
         }
@@ -158,16 +83,17 @@ fn what_root_changes_behind_the_agents_back_is_put_back_told_signed_and_credited
         let job = loan.submit(busy).await.unwrap();
         loan.wait_for_output(job.id, "begun").await;
     });
-    let wanted: BTreeSet<Watched> = ATTACKS.iter().map(|attack| attack.what).collect();
+    let wanted: BTreeSet<&str> = ATTACKS.iter().map(|attack| attack.watched).collect();
+    let partition = offer.id.to_string();
 
     // Nobody guards: each change stays, until the agent goes on.
     world.on_host("kill -STOP $(cat /run/sublet-agent.pid)");
-    for Attack { act, shows, .. } in &ATTACKS {
-        world.on_host(&format!("{}\n{act}; sleep 1; {shows}", names(offer.id)));
+    for attack in &ATTACKS {
+        world.on_host(&attack.unanswered(&partition));
     }
     world.on_host("kill -CONT $(cat /run/sublet-agent.pid)");
-    for Attack { shows, .. } in &ATTACKS {
-        world.on_host(&format!("{}\nwhile {shows}; do usleep 10000; done", names(offer.id)));
+    for attack in &ATTACKS {
+        world.on_host(&attack.until_put_back(&partition));
     }
     let told = wait_for_violations(world, &loan, &wanted);
     assert!(told.iter().all(|violation| violation.before != violation.after), "{told:?}");
@@ -175,7 +101,7 @@ fn what_root_changes_behind_the_agents_back_is_put_back_told_signed_and_credited
     // Guarded: each change is gone before long; one second is promised, and how long it was is told.
     for attacking in &ATTACKS {
         let noticed = attack(world, offer.id, attacking);
-        eprintln!("{}: put back after {noticed:?}", attacking.what.as_str());
+        eprintln!("{}: put back after {noticed:?}", attacking.watched);
     }
     world.wait_for_partition(offer.id, |view| view.state == PartitionState::Lent);
 
@@ -186,8 +112,8 @@ fn what_root_changes_behind_the_agents_back_is_put_back_told_signed_and_credited
     let totals = Totals::of(&segments);
     assert!(totals.stopped > Duration::ZERO && totals.lacking > Duration::ZERO, "{totals:?}");
     assert!(totals.unwatched > Duration::ZERO, "an agent that does not run watches nothing: {totals:?}");
-    let signed: BTreeSet<Watched> =
-        segments.iter().flat_map(|segment| &segment.violations).map(|violation| violation.what).collect();
+    let violations = segments.iter().flat_map(|segment| &segment.violations);
+    let signed: BTreeSet<&str> = violations.map(|violation| violation.what.as_str()).collect();
     assert!(wanted.is_subset(&signed), "{signed:?}");
     let measured = segments.iter().rev().find_map(|segment| segment.guest.as_ref()).unwrap().measured();
     assert_eq!(measured.unwrap().cpus.len(), 1, "the guest's runner has said what it measured");

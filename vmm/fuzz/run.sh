@@ -29,7 +29,9 @@ flags=(
     --cfg fuzzing
 )
 RUSTFLAGS="${flags[*]}" cargo build --locked --profile fuzz --target "$target" --package sublet-vmm-fuzz --bins
-cargo run --locked --quiet --package sublet-vmm-fuzz --example seeds -- "$place/seeds"
+# With what the whole workspace asks of the libraries, as tests build it.
+cargo build --locked --quiet --workspace --example seeds
+"$folder/debug/examples/seeds" "$place/seeds"
 
 # usage: fuzz TARGET CORPUS [OPTION…]
 fuzz() {

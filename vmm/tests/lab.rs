@@ -29,11 +29,7 @@ const CALLS: u32 = 15;
 
 #[test]
 fn machines_keep_their_promises_on_real_guests() {
-    let tests = build(
-        &["test", "--no-run", "--features", "system-tests", "--test", "machine"],
-        "Cargo.toml",
-        "machine",
-    );
+    let tests = build(&["test", "--no-run", "--test", "machine"], "Cargo.toml", "machine");
     let hostile = build(&["build"], "tests/hostile/Cargo.toml", "sublet-hostile-guest");
     let system =
         prepare(&Recipe { agent: false, ..Recipe::default() }, &|step| eprintln!("lab: {step}")).unwrap();

@@ -146,6 +146,8 @@ enum BenchName {
     Net,
     Block,
     #[cfg(feature = "registry")]
+    Freeze,
+    #[cfg(feature = "registry")]
     Registry,
 }
 
@@ -257,6 +259,8 @@ impl Measure {
             BenchName::Cpu => Bench::Cpu,
             BenchName::Net => Bench::Net,
             BenchName::Block => Bench::Block,
+            #[cfg(feature = "registry")]
+            BenchName::Freeze => Bench::Freeze,
             #[cfg(feature = "registry")]
             BenchName::Registry => Bench::Registry,
         };

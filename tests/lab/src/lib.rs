@@ -18,6 +18,7 @@
 //!
 //! Hosts run on when the process that started them ends, and several tests can ask for the same one.
 
+pub mod attacks;
 pub mod bench;
 pub mod exec;
 pub mod foreign_call;

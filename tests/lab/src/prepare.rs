@@ -17,6 +17,9 @@ use crate::requirements::{self, Lacking};
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Static programs are built for an explicit target, or the flags would break procedural macros.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Packages of programs. All are named for any program, as `examples/build.sh` names them: what they ask of libraries together
+/// decides how these are built.
+const PACKAGES: [&str; 4] = ["sublet", "sublet-vmm", "sublet-guest", "sublet-lab"];
 const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Cargo's target directory: the one place in which the lab leaves anything.
@@ -151,12 +154,12 @@ fn command_name(command: &Command) -> String {
 #[cfg(feature = "registry")]
 pub(crate) fn program(
     recipe: &Recipe,
-    (package, program): (&'static str, &'static str),
+    program: &'static str,
     say: &dyn Fn(&str),
 ) -> Result<PathBuf, PrepareError> {
     let programs = match &recipe.programs {
         Some(programs) => programs.clone(),
-        None => build(recipe, [(package, program)], say)?,
+        None => build(recipe, [program], say)?,
     };
     Ok(programs.join(program))
 }
@@ -167,7 +170,7 @@ fn build_programs(recipe: &Recipe, say: &dyn Fn(&str)) -> Result<PathBuf, Prepar
 
 fn build(
     recipe: &Recipe,
-    programs: impl IntoIterator<Item = (&'static str, &'static str)>,
+    programs: impl IntoIterator<Item = &'static str>,
     say: &dyn Fn(&str),
 ) -> Result<PathBuf, PrepareError> {
     say("static programs (cargo build)");
@@ -175,24 +178,23 @@ fn build(
     let mut cargo = Command::new("cargo");
     cargo.current_dir(REPOSITORY).env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", STATIC);
     cargo.args(["build", "--quiet", "--target", TARGET, "--profile", &recipe.profile]);
-    for (package, program) in programs {
-        cargo.args(["-p", package, "--bin", program]);
-    }
+    cargo.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    cargo.args(programs.into_iter().flat_map(|program| ["--bin", program]));
     run(&mut cargo)?;
     let profile = if recipe.profile == "dev" { "debug" } else { &recipe.profile };
     Ok(target.join(TARGET).join(profile))
 }
 
-/// Packages, and the program of each that goes onto the disk.
-fn programs(recipe: &Recipe) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let guest = (!recipe.images.is_empty()).then_some(("sublet-guest", "sublet-guest"));
-    let vmm = recipe.vmm.then_some(("sublet-vmm", "sublet-vmm"));
-    let agent = recipe.agent.then_some(("sublet", "sublet-agent"));
-    [("sublet-lab", "sublet-lab-host")].into_iter().chain(vmm).chain(guest).chain(agent)
+/// Programs that go onto the disk.
+fn programs(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
+    let guest = (!recipe.images.is_empty()).then_some("sublet-guest");
+    let vmm = recipe.vmm.then_some("sublet-vmm");
+    let agent = recipe.agent.then_some("sublet-agent");
+    ["sublet-lab-host"].into_iter().chain(vmm).chain(guest).chain(agent)
 }
 
 fn programs_disk(recipe: &Recipe, from: &Path) -> Result<PathBuf, PrepareError> {
-    let files: Vec<PathBuf> = programs(recipe).map(|(_, program)| from.join(program)).collect();
+    let files: Vec<PathBuf> = programs(recipe).map(|program| from.join(program)).collect();
     up_to_date_disk(&recipe.directory, "programs", &files)
 }
 

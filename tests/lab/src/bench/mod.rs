@@ -1,5 +1,5 @@
-//! Benchmarks: the VMM in a lab host, without an agent, beside other VMMs where they are given; and the registry, on this
-//! machine.
+//! Benchmarks: the VMM in a lab host, without an agent, beside other VMMs where they are given; what a lent partition keeps,
+//! in a host with an agent; and the registry, on this machine.
 //!
 //! Cases with one vCPU run on a host of their own whose time is counted in instructions, so that they repeat on any
 //! machine. Those with several run on a common host by the wall's clock, as interleaved runs of which the median is
@@ -8,6 +8,8 @@
 mod block;
 mod boot;
 mod cpu;
+#[cfg(feature = "registry")]
+mod freeze;
 mod hosts;
 pub mod inside;
 mod memory;
@@ -15,6 +17,8 @@ mod net;
 #[cfg(feature = "registry")]
 mod registry;
 mod report;
+#[cfg(feature = "registry")]
+mod server;
 
 use std::path::PathBuf;
 
@@ -38,6 +42,9 @@ pub enum Bench {
     Net,
     /// A disk's speed in a guest, and on the host.
     Block,
+    /// What a lent partition keeps of its speed, whatever its host's owner does.
+    #[cfg(feature = "registry")]
+    Freeze,
     /// The registry under load.
     #[cfg(feature = "registry")]
     Registry,
@@ -51,6 +58,8 @@ impl Bench {
             Self::Cpu => "cpu",
             Self::Net => "net",
             Self::Block => "block",
+            #[cfg(feature = "registry")]
+            Self::Freeze => "freeze",
             #[cfg(feature = "registry")]
             Self::Registry => "registry",
         }
@@ -78,6 +87,9 @@ pub enum BenchError {
     #[error("cannot read what was measured of {0}: {1:?}")]
     Answer(String, String),
     #[cfg(feature = "registry")]
+    #[error("cannot measure what is lent")]
+    Freeze(#[from] freeze::FreezeBenchError),
+    #[cfg(feature = "registry")]
     #[error(transparent)]
     Registry(#[from] registry::RegistryBenchError),
 }
@@ -91,6 +103,8 @@ pub fn run(bench: Bench, options: &Options, say: &dyn Fn(&str)) -> Result<Report
         Bench::Cpu => cpu::measure(options, &mut report, say)?,
         Bench::Net => net::measure(options, &mut report, say)?,
         Bench::Block => block::measure(options, &mut report, say)?,
+        #[cfg(feature = "registry")]
+        Bench::Freeze => freeze::measure(options, &mut report, say)?,
         #[cfg(feature = "registry")]
         Bench::Registry => registry::measure(options, &mut report, say)?,
     }

@@ -5,7 +5,6 @@ mod key;
 mod load;
 mod market;
 mod seed;
-mod server;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,8 +17,8 @@ use tokio::runtime::Runtime;
 use self::load::{Connection, LoadError, percentile_ms};
 use self::market::Market;
 use self::seed::SeedError;
-use self::server::Server;
 use super::report::{Bar, Report};
+use super::server::{Server, ServerError};
 use super::{BenchError, Options};
 use crate::prepare::{PrepareError, program};
 
@@ -45,10 +44,8 @@ pub enum RegistryBenchError {
     Prepare(#[from] PrepareError),
     #[error("cannot use {0}")]
     File(PathBuf, #[source] io::Error),
-    #[error("cannot run the registry")]
-    Run(#[source] io::Error),
-    #[error("the registry did not start: {0}")]
-    NotStarted(String),
+    #[error(transparent)]
+    Server(#[from] ServerError),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -62,7 +59,7 @@ pub(super) fn measure(options: &Options, report: &mut Report, say: &dyn Fn(&str)
 }
 
 fn measured(options: &Options, report: &mut Report, say: &dyn Fn(&str)) -> Result<(), RegistryBenchError> {
-    let registry = program(&options.recipe, ("sublet", "sublet-registry"), say)?;
+    let registry = program(&options.recipe, "sublet-registry", say)?;
     let directory = options.directory.join("registry");
     // What an earlier run left.
     let _ = std::fs::remove_dir_all(&directory);
@@ -98,7 +95,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn start(&self, beat: Duration) -> Result<Server, RegistryBenchError> {
-        Server::start(self.registry, &self.directory, beat)
+        Ok(Server::start(self.registry, &self.directory, beat)?)
     }
 
     async fn market(&self, offers: usize) -> Result<Market, RegistryBenchError> {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::RegistryBenchError;
 use super::load::{Connection, LoadError};
-use super::server::Server;
+use crate::bench::server::Server;
 
 /// Connections over which hosts enrol and first beat.
 const ENROLLERS: usize = 64;

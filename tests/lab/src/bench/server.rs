@@ -1,16 +1,24 @@
 //! A registry's process, on a database of its own.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::RegistryBenchError;
+use thiserror::Error;
 
 /// What Linux counts processes' time in, on x86-64 always (USER_HZ).
 const TICKS_PER_S: f64 = 100.0;
+
+#[derive(Debug, Error)]
+pub enum ServerError {
+    #[error("cannot run the registry")]
+    Run(#[source] io::Error),
+    #[error("the registry did not start: {0}")]
+    NotStarted(String),
+}
 
 /// It is killed when it is dropped.
 pub(super) struct Server {
@@ -22,23 +30,19 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts it on `registry.db` in `directory`, and waits until it listens.
-    pub(super) fn start(
-        program: &Path,
-        directory: &Path,
-        beat: Duration,
-    ) -> Result<Self, RegistryBenchError> {
+    pub(super) fn start(program: &Path, directory: &Path, beat: Duration) -> Result<Self, ServerError> {
         let database = directory.join("registry.db");
         let beat = beat.as_millis().to_string();
         let mut child = command(program, &database)
             .args(["serve", "--listen", "127.0.0.1:0", "--beat-every-ms", &beat])
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(RegistryBenchError::Run)?;
-        let said = BufReader::new(child.stderr.take().ok_or(RegistryBenchError::NotStarted(String::new()))?);
+            .map_err(ServerError::Run)?;
+        let said = BufReader::new(child.stderr.take().ok_or(ServerError::NotStarted(String::new()))?);
         let mut lines = said.lines().map_while(Result::ok);
         let mut seen = String::new();
         let address = loop {
-            let Some(line) = lines.next() else { return Err(RegistryBenchError::NotStarted(seen)) };
+            let Some(line) = lines.next() else { return Err(ServerError::NotStarted(seen)) };
             let address = line.strip_prefix("listening on http://").and_then(|address| address.parse().ok());
             match address {
                 Some(address) => break address,
@@ -55,11 +59,11 @@ impl Server {
     }
 
     /// A token of an account of this name.
-    pub(super) fn token(&self, whose: &str, name: &str) -> Result<String, RegistryBenchError> {
+    pub(super) fn token(&self, whose: &str, name: &str) -> Result<String, ServerError> {
         let output = command(&self.program, &self.database)
             .args(["token", "make", whose, "--name", name])
             .output()
-            .map_err(RegistryBenchError::Run)?;
+            .map_err(ServerError::Run)?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
