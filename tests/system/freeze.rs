@@ -156,5 +156,14 @@ fn a_lease_says_how_its_partition_was_cleaned_and_its_receipt_can_be_read_while_
     assert_eq!(opening.set_aside.cpus.len(), 1);
     let of_another = world.wait(second.agent.receipt(offer.id, Some(first.granted.lease.id)));
     assert!(of_another.is_err(), "a receipt is its own borrower's business");
+
+    // With a guest that has run, and nobody who changed anything, there is nothing to tell.
+    assert_eq!(second.shell("echo alive").success(), "alive\n");
     second.end();
+    let receipt = wait_for_receipt(world, second.granted.lease.id);
+    let segments = receipt.verify(second.granted.lease.receipts.unwrap().key).unwrap();
+    let violations: Vec<_> = segments.iter().flat_map(|segment| &segment.violations).collect();
+    assert!(violations.is_empty(), "{violations:?}");
+    let totals = Totals::of(&segments);
+    assert_eq!((totals.lacking, totals.stopped), (Duration::ZERO, Duration::ZERO), "{totals:?}");
 }

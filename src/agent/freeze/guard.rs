@@ -132,6 +132,13 @@ impl Seen {
     }
 }
 
+/// What the kernel begins in the VMM's name when a vCPU first runs goes by such names, and is beside that vCPU at first.
+const KERNELS_NAME: &str = "kvm-";
+
+fn is_kernels(thread: &Thread) -> bool {
+    thread.name.starts_with(KERNELS_NAME)
+}
+
 /// Of which vCPU it is the thread.
 fn vcpu_of(thread: &Thread) -> Option<usize> {
     thread.name.strip_prefix(VCPU_NAME)?.parse().ok()
@@ -155,6 +162,16 @@ impl Expected {
         found.extend(self.compare_disk(seen.disk));
         found.extend(seen.process.stopped.then(stopped));
         found
+    }
+
+    /// Puts what the kernel has begun to where the VMM's other threads are. Nobody has changed anything.
+    pub fn place_kernels(&self, seen: &Seen, lookout: &Lookout) -> Result<(), RestoreError> {
+        let strays = seen.threads.iter().filter(|thread| is_kernels(thread));
+        for stray in strays.filter(|stray| !is_placed(stray, &self.service_cpus)) {
+            self.keep(lookout)?;
+            threads::place(stray.id, &self.service_cpus)?;
+        }
+        Ok(())
     }
 
     fn compare_place(&self, seen: &Seen, lookout: &Lookout) -> Vec<Deviation> {
@@ -190,7 +207,7 @@ impl Expected {
         let mut found = Vec::new();
         let cpus = match vcpu_of(thread) {
             Some(vcpu) => self.vcpu_cpus.get(vcpu).map(|cpu| vec![*cpu]),
-            None => Some(self.service_cpus.clone()),
+            None => Some(self.service_cpus.clone()).filter(|_| !is_kernels(thread)),
         };
         if let Some(cpus) = cpus.filter(|cpus| !is_placed(thread, cpus)) {
             let (before, after) = (list(&cpus), list(&thread.affinity));

@@ -331,6 +331,9 @@ impl Watch {
 
 fn check(partition: PartitionId, expected: &Expected, lookout: &Lookout) -> Option<Checked> {
     let seen = Seen::look(expected, lookout)?;
+    if let Err(error) = expected.place_kernels(&seen, lookout) {
+        tracing::warn!(%partition, error = chain(&error), "a thread of the kernel's stays beside a vCPU");
+    }
     let deviations = expected.compare(&seen, lookout);
     for deviation in &deviations {
         if let Err(error) = expected.restore(deviation, lookout) {

@@ -21,8 +21,14 @@ pub(super) fn keep(group: &Path, cpus: &BTreeSet<u32>, vmm: u32) -> Result<(), C
     file::write(&vcpus, "cpuset.cpus", &list)?;
     file::write(group, "cpuset.cpus.exclusive", &list)?;
     file::write(&vcpus, "cpuset.cpus.exclusive", &list)?;
-    for thread in threads(vmm)? {
-        file::write(&vcpus, "cgroup.threads", &thread)?;
+    let threads = threads(vmm)?;
+    for thread in &threads {
+        file::write(&vcpus, "cgroup.threads", thread)?;
+    }
+    // What a vCPU's thread has begun is beside it at first.
+    for thread in file::read(&vcpus, "cgroup.threads").lines().filter(|id| !threads.iter().any(|of| of == id))
+    {
+        file::write(group, "cgroup.threads", thread)?;
     }
     file::make_exclusive(&vcpus, "isolated")
 }
