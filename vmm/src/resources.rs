@@ -78,7 +78,7 @@ impl Resources {
 
     /// What the machine will need of the process that it runs in.
     pub fn limits(&self, config: &MachineConfig) -> Limits {
-        let disks = self.disks.iter().map(Disk::bytes);
+        let disks = self.disks.iter().map(Disk::file_bytes);
         let of_disks = self.disks.len() * (1 + engine::KERNEL_THREADS as usize);
         let others = usize::from(config.rng.is_some()) + usize::from(config.port.is_some());
         Limits {

@@ -1,5 +1,6 @@
 //! The machine that a VMM is asked to prepare.
 
+mod layer;
 mod network;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::layer::{DiskKey, KEY_BYTES, LayerConfig};
 pub use self::network::{MacAddress, NetworkConfig, ParseMacAddressError, TAP_NAME_MAX};
 use crate::{PROTOCOL_VERSION, console::HEADER_BYTES};
 
@@ -20,6 +22,8 @@ pub const VCPU_MAX: usize = 32;
 pub const DISK_MAX: usize = 8;
 /// Most queues that a disk can have.
 pub const DISK_QUEUE_MAX: u16 = 32;
+/// Largest disk with a layer, in bytes (64 TiB): its map is in memory whole.
+pub const LAYER_MAX: u64 = 64 << 40;
 /// Longest serial number of a disk, in characters (virtio 1.2, 5.2.6).
 pub const SERIAL_MAX: usize = 20;
 /// Longest name of a port.
@@ -93,6 +97,25 @@ pub struct DiskConfig {
     /// How fast the guest may use it.
     #[serde(default)]
     pub limits: DiskLimits,
+    /// None: the guest's blocks are the file's, as they stand there.
+    #[serde(default)]
+    pub layer: Option<LayerConfig>,
+}
+
+/// What a disk's own space is kept in, in bytes; the map has two bits for each.
+pub const CHUNK_BYTES: u64 = 64 << 10;
+/// The map is read and written in blocks of so many bytes.
+pub const MAP_BLOCK_BYTES: u64 = 4096;
+
+/// Where a layered disk's map begins in its file.
+pub const fn map_offset(disk_bytes: u64) -> u64 {
+    disk_bytes.next_multiple_of(CHUNK_BYTES)
+}
+
+/// How large the file of a layered disk is: its chunks, and the map.
+pub const fn layered_file_bytes(disk_bytes: u64) -> u64 {
+    let chunks = disk_bytes.div_ceil(CHUNK_BYTES);
+    map_offset(disk_bytes) + chunks.div_ceil(4).next_multiple_of(MAP_BLOCK_BYTES)
 }
 
 impl DiskConfig {
@@ -105,6 +128,7 @@ impl DiskConfig {
             queues: None,
             direct: false,
             limits: DiskLimits::default(),
+            layer: None,
         }
     }
 }
@@ -217,6 +241,10 @@ pub enum ConfigError {
     DiskCount(usize),
     #[error("disks: {0:?} is named twice; two disks cannot share one file")]
     SharedDisk(PathBuf),
+    #[error("disks[{disk}].layer: its disk is only read, and would never be written to")]
+    ReadOnlyLayer { disk: usize },
+    #[error("disks[{disk}].layer.bytes: must be sectors of 512 bytes, 1 to {LAYER_MAX}, is {bytes}")]
+    LayerBytes { disk: usize, bytes: u64 },
     #[error("disks[{disk}].queues: must be 1 to {DISK_QUEUE_MAX}, is {queues}")]
     Queues { disk: usize, queues: u16 },
     #[error("disks[{disk}].serial: must be 1 to {SERIAL_MAX} printable ASCII characters, is {serial:?}")]
@@ -329,6 +357,14 @@ impl DiskConfig {
         let is_fine = |serial: &str| (1..=SERIAL_MAX).contains(&serial.len()) && is_printable(serial);
         if let Some(serial) = self.serial.clone().filter(|serial| !is_fine(serial)) {
             return Err(ConfigError::Serial { disk, serial });
+        }
+        if let Some(LayerConfig { bytes, .. }) = self.layer {
+            if self.read_only {
+                return Err(ConfigError::ReadOnlyLayer { disk });
+            }
+            if !(1..=LAYER_MAX).contains(&bytes) || !bytes.is_multiple_of(512) {
+                return Err(ConfigError::LayerBytes { disk, bytes });
+            }
         }
         validate_rate(&format!("disks[{disk}].limits.operations"), self.limits.operations)?;
         validate_rate(&format!("disks[{disk}].limits.bytes"), self.limits.bytes)

@@ -17,8 +17,8 @@ mod line;
 pub use boot::{BOOT_FILES_MAX, BootFiles, OpenBootFileError};
 pub use client::{Control, ControlError, REPLY_TIMEOUT};
 pub use config::{
-    BootSource, ConfigError, ConsoleConfig, DiskConfig, DiskLimits, MacAddress, MachineConfig, NetworkConfig,
-    PortConfig, RateLimit, RngConfig, VsockConfig,
+    BootSource, ConfigError, ConsoleConfig, DiskConfig, DiskKey, DiskLimits, LayerConfig, MacAddress,
+    MachineConfig, NetworkConfig, PortConfig, RateLimit, RngConfig, VsockConfig,
 };
 pub use console::{ConsoleLog, ConsoleLogError, ConsoleSlice};
 pub use control::{

@@ -14,10 +14,15 @@ use std::{
 use rustix::fs::{
     AtFlags, FlockOperation, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, flock, ioctl_blksszget, statx,
 };
-use sublet_vmm_protocol::DiskConfig;
+use sublet_vmm_protocol::{DiskConfig, LayerConfig, config::layered_file_bytes};
 use thiserror::Error;
 
-use super::{SECTOR_SIZE, device_limits::DeviceLimits};
+use super::{
+    SECTOR_SIZE,
+    device_limits::DeviceLimits,
+    io::At,
+    layer::{Layer, LayerError},
+};
 
 /// Largest block of a disk; larger ones than a page no guest takes.
 const BLOCK_MAX: u32 = 4096;
@@ -38,6 +43,10 @@ pub enum OpenDiskError {
     InUse { path: PathBuf, source: rustix::io::Errno },
     #[error("{path:?} is smaller than one block of {block} bytes")]
     Empty { path: PathBuf, block: u32 },
+    #[error("{path:?} cannot be used as a layered disk")]
+    Layer { path: PathBuf, source: LayerError },
+    #[error("{path:?} cannot be what lies under a disk")]
+    Base { path: PathBuf, source: Box<OpenDiskError> },
     #[error("{path:?} has blocks of {block} bytes; {BLOCK_MAX} at most can be passed on to a guest")]
     Blocks { path: PathBuf, block: u32 },
 }
@@ -71,6 +80,8 @@ pub struct Disk {
     bytes: u64,
     read_only: bool,
     shape: Shape,
+    /// None: the guest's blocks are the file's.
+    layer: Option<Layer>,
     /// The host cannot zero a range of it other than by writing zeroes.
     lacks_zeroing: AtomicBool,
 }
@@ -92,7 +103,9 @@ impl Disk {
             return Err(OpenDiskError::Blocks { path, block: shape.block });
         }
         let end = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
-        match end - end % u64::from(shape.block) {
+        let layer = config.layer.as_ref().map(|layer| open_layer(&file, end, layer, config)).transpose()?;
+        let seen = layer.as_ref().map_or(end, Layer::disk_bytes);
+        match seen - seen % u64::from(shape.block) {
             0 => Err(OpenDiskError::Empty { path, block: shape.block }),
             bytes => Ok(Self {
                 file,
@@ -101,9 +114,20 @@ impl Disk {
                 bytes,
                 read_only: config.read_only,
                 shape,
+                layer,
                 lacks_zeroing: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// What makes it another than its file.
+    pub fn layer(&self) -> Option<&Layer> {
+        self.layer.as_ref()
+    }
+
+    /// How large its file is at least.
+    pub fn file_bytes(&self) -> u64 {
+        if self.layer.is_some() { layered_file_bytes(self.bytes) } else { self.bytes }
     }
 
     pub fn sectors(&self) -> u64 {
@@ -134,6 +158,11 @@ impl Disk {
     /// Whether zeroing costs as much as writing: so it does where the host has to write the zeroes, and may on a block
     /// device, whose kernel does it unasked.
     pub fn is_zeroed_by_writing(&self) -> bool {
+        // What is written of a layered disk to zero a range is two parts of chunks at most.
+        self.layer.is_none() && self.writes_zeroes()
+    }
+
+    fn writes_zeroes(&self) -> bool {
         self.lacks_zeroing() || matches!(self.identity, Identity::Device(_))
     }
 
@@ -148,10 +177,38 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// One of its files.
+    pub fn file(&self, at: At) -> io::Result<BorrowedFd<'_>> {
+        let base = || self.layer.as_ref().and_then(Layer::base).ok_or(io::ErrorKind::NotFound);
+        Ok(match at {
+            At::Own => self.file.as_fd(),
+            At::Base => base()?.file.as_fd(),
+        })
+    }
+}
+
 impl AsFd for Disk {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// What lies under it is accessed as the disk is.
+fn open_layer(
+    file: &File,
+    file_bytes: u64,
+    layer: &LayerConfig,
+    disk: &DiskConfig,
+) -> Result<Layer, OpenDiskError> {
+    let open_base = |path: &PathBuf| {
+        let config = DiskConfig { read_only: true, direct: disk.direct, ..DiskConfig::new(path) };
+        let failed = |source| OpenDiskError::Base { path: path.clone(), source: Box::new(source) };
+        Disk::open(&config, &[]).map_err(failed)
+    };
+    let base = layer.base.as_ref().map(open_base).transpose()?;
+    let failed = |source| OpenDiskError::Layer { path: disk.path.clone(), source };
+    Layer::open(file, file_bytes, layer, base).map_err(failed)
 }
 
 fn open_file(config: &DiskConfig) -> Result<File, OpenDiskError> {

@@ -1,51 +1,35 @@
 //! One piece of work on a disk: what it still takes, step by step, whoever carries the steps out.
 
+mod layered;
+mod plain;
+
 use std::{io, ops::Range, sync::Arc};
 
-use super::{
-    buffers::{Buffers, Direction, Segment},
-    disk::Disk,
-};
+use self::{layered::LayeredIo, plain::PlainIo};
+use super::{buffers::Segment, disk::Disk};
 use crate::memory::GuestMemory;
 
-/// Bytes of zeroes that there are to write from.
-const ZEROES_BYTES: usize = 64 << 10;
-/// Parts of one write of zeroes.
-const ZEROES_PARTS: usize = 64;
-
-/// Page-aligned, so that it can be written past the page cache.
-#[repr(C, align(4096))]
-struct Zeroes([u8; ZEROES_BYTES]);
-
-static ZEROES: Zeroes = Zeroes([0; ZEROES_BYTES]);
-
 /// A piece of work. It owns what it touches, disk and memory, until it is dropped.
-pub struct Io {
-    disk: Arc<Disk>,
-    work: Work,
-    /// Everything written is to be on the disk before this counts as done.
-    sync_after: bool,
+pub enum Io {
+    Plain(PlainIo),
+    Layered(Box<LayeredIo>),
 }
 
-enum Work {
-    Transfer {
-        direction: Direction,
-        buffers: Buffers,
-        offset: u64,
-    },
-    /// The last range is the next.
-    Zero {
-        ranges: Vec<Range<u64>>,
-        zeroes: Vec<libc::iovec>,
-    },
-    Sync,
-    Done,
+/// Which file of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The disk's own.
+    Own,
+    /// That of what lies under it.
+    Base,
 }
 
-/// What is to be done next, in one system call. Memory is the guest's, or zeroes to write; both outlive the [`Io`].
+/// What is to be done next, in one system call. Memory is the guest's, a buffer of the [`Io`]'s own, or zeroes to write; all
+/// outlive the [`Io`].
 #[derive(Clone, Copy)]
 pub enum Step<'a> {
     Read {
+        from: At,
         parts: &'a [libc::iovec],
         offset: u64,
     },
@@ -61,6 +45,14 @@ pub enum Step<'a> {
     Sync,
 }
 
+/// What is next.
+pub enum Next<'a> {
+    Step(Step<'a>),
+    /// Other work on the disk is to get on first.
+    Wait,
+    Done,
+}
+
 impl Io {
     /// Reads from byte `offset` on into the guest's memory.
     pub fn read(
@@ -69,7 +61,10 @@ impl Io {
         into: &[Segment],
         offset: u64,
     ) -> io::Result<Self> {
-        Self::transfer(disk, Buffers::new(memory, into, Direction::In)?, Direction::In, offset)
+        match disk.layer() {
+            None => PlainIo::read(disk, memory, into, offset).map(Self::Plain),
+            Some(_) => LayeredIo::read(disk, memory, into, offset).map(Self::layered),
+        }
     }
 
     /// Writes what is in the guest's memory from byte `offset` on.
@@ -79,257 +74,69 @@ impl Io {
         from: &[Segment],
         offset: u64,
     ) -> io::Result<Self> {
-        refuse_read_only(disk)?;
-        Self::transfer(disk, Buffers::new(memory, from, Direction::Out)?, Direction::Out, offset)
+        match disk.layer() {
+            None => PlainIo::write(disk, memory, from, offset).map(Self::Plain),
+            Some(_) => LayeredIo::write(disk, memory, from, offset).map(Self::layered),
+        }
     }
 
     /// Makes these bytes read as zeroes, whatever stood there.
-    pub fn zero(disk: &Arc<Disk>, mut ranges: Vec<Range<u64>>) -> io::Result<Self> {
-        refuse_read_only(disk)?;
+    pub fn zero(disk: &Arc<Disk>, ranges: Vec<Range<u64>>) -> io::Result<Self> {
         let is_there = |range: &Range<u64>| {
             range.end.checked_sub(range.start).is_some_and(|bytes| disk.has(range.start, bytes))
         };
+        if disk.is_read_only() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         if !ranges.iter().all(is_there) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        ranges.retain(|range| !range.is_empty());
-        ranges.reverse();
-        Ok(Self::new(disk, Work::Zero { ranges, zeroes: vec![] }))
+        Ok(match disk.layer() {
+            None => Self::Plain(PlainIo::zero(disk, ranges)),
+            Some(_) => Self::layered(LayeredIo::zero(disk, ranges)),
+        })
     }
 
     /// Done once everything written before is on the disk.
     pub fn flush(disk: &Arc<Disk>) -> Self {
-        Self::new(disk, Work::Sync)
+        match disk.layer() {
+            None => Self::Plain(PlainIo::flush(disk)),
+            Some(_) => Self::layered(LayeredIo::flush(disk)),
+        }
+    }
+
+    fn layered(io: LayeredIo) -> Self {
+        Self::Layered(Box::new(io))
     }
 
     /// The same, and done only once it is on the disk.
     pub fn and_flush(self) -> Self {
-        Self { sync_after: true, ..self }
-    }
-
-    fn new(disk: &Arc<Disk>, work: Work) -> Self {
-        Self { disk: disk.clone(), work, sync_after: false }.settled()
-    }
-
-    fn transfer(disk: &Arc<Disk>, buffers: Buffers, direction: Direction, offset: u64) -> io::Result<Self> {
-        let is_aligned = buffers.are_aligned(disk.shape().memory_alignment as usize);
-        if !disk.has(offset, buffers.bytes()) || !is_aligned {
-            return Err(io::ErrorKind::InvalidInput.into());
+        match self {
+            Self::Plain(io) => Self::Plain(io.and_flush()),
+            Self::Layered(io) => Self::layered((*io).and_flush()),
         }
-        Ok(Self::new(disk, Work::Transfer { direction, buffers, offset }))
     }
 
-    pub fn disk(&self) -> &Disk {
-        &self.disk
+    pub fn disk(&self) -> &Arc<Disk> {
+        match self {
+            Self::Plain(io) => io.disk(),
+            Self::Layered(io) => io.disk(),
+        }
     }
 
-    /// What is to be done next; nothing if all is done.
-    pub fn step(&self) -> Option<Step<'_>> {
-        match &self.work {
-            Work::Transfer { direction: Direction::In, buffers, offset } => {
-                Some(Step::Read { parts: buffers.parts(), offset: *offset })
-            }
-            Work::Transfer { direction: Direction::Out, buffers, offset } => {
-                Some(Step::Write { parts: buffers.parts(), offset: *offset })
-            }
-            Work::Zero { ranges, zeroes } => ranges.last().map(|range| match zeroes.as_slice() {
-                [] => Step::Zero { offset: range.start, bytes: range.end - range.start },
-                parts => Step::Write { parts, offset: range.start },
-            }),
-            Work::Sync => Some(Step::Sync),
-            Work::Done => None,
+    /// What is to be done next. What it points to stays as it is until [`Self::advance`].
+    pub fn next(&mut self) -> io::Result<Next<'_>> {
+        match self {
+            Self::Plain(io) => Ok(io.step().map_or(Next::Done, Next::Step)),
+            Self::Layered(io) => io.next(),
         }
     }
 
     /// Takes in what became of the step: how many bytes were moved, for those that move any.
     pub fn advance(&mut self, result: io::Result<u64>) -> io::Result<()> {
-        let done = match result {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            Err(error) if self.can_write_zeroes_instead(&error) => {
-                self.disk.learn_that_it_lacks_zeroing();
-                0
-            }
-            result => result?,
-        };
-        self.take(done)?;
-        self.settle();
-        Ok(())
-    }
-
-    fn take(&mut self, done: u64) -> io::Result<()> {
-        match &mut self.work {
-            Work::Transfer { buffers, offset, .. } => {
-                buffers.advance(some(done)?);
-                *offset += done;
-            }
-            Work::Zero { ranges, zeroes } if zeroes.is_empty() => {
-                // If it was refused, it is still to be done, by writing.
-                ranges.pop_if(|_| !self.disk.lacks_zeroing());
-            }
-            Work::Zero { ranges, .. } => {
-                let done = some(done)?;
-                ranges.last_mut().into_iter().for_each(|range| range.start += done);
-            }
-            Work::Sync => self.work = Work::Done,
-            Work::Done => {}
-        }
-        Ok(())
-    }
-
-    fn settled(mut self) -> Self {
-        self.settle();
-        self
-    }
-
-    /// Goes on to what comes after work that has nothing left to do.
-    fn settle(&mut self) {
-        let is_done = match &mut self.work {
-            Work::Transfer { buffers, .. } => buffers.bytes() == 0,
-            Work::Zero { ranges, zeroes } => {
-                while ranges.pop_if(|range| range.is_empty()).is_some() {}
-                match ranges.last() {
-                    Some(range) if self.disk.lacks_zeroing() => fill(zeroes, range.end - range.start),
-                    _ => {}
-                }
-                ranges.is_empty()
-            }
-            Work::Sync | Work::Done => false,
-        };
-        if is_done {
-            self.work = if self.sync_after { Work::Sync } else { Work::Done };
-        }
-    }
-
-    fn can_write_zeroes_instead(&self, error: &io::Error) -> bool {
-        let is_unsupported = matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS));
-        is_unsupported && matches!(&self.work, Work::Zero { zeroes, .. } if zeroes.is_empty())
-    }
-}
-
-/// A transfer that moves nothing would go on for ever: the file has been cut short.
-fn some(done: u64) -> io::Result<u64> {
-    if done == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(done) }
-}
-
-fn refuse_read_only(disk: &Disk) -> io::Result<()> {
-    match disk.is_read_only() {
-        true => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
-        false => Ok(()),
-    }
-}
-
-/// Makes parts of that many bytes of zeroes, or of as many as one write takes.
-fn fill(parts: &mut Vec<libc::iovec>, mut bytes: u64) {
-    parts.clear();
-    while bytes > 0 && parts.len() < ZEROES_PARTS {
-        let length = bytes.min(ZEROES_BYTES as u64);
-        let base = (&raw const ZEROES).cast_mut().cast();
-        parts.push(libc::iovec { iov_base: base, iov_len: length as usize });
-        bytes -= length;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, prelude::*};
-    use sublet_vmm_protocol::DiskConfig;
-    use vm_memory::GuestAddress;
-
-    use super::*;
-
-    const DISK_BYTES: u64 = 64 << 20;
-
-    fn disk() -> Arc<Disk> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(DISK_BYTES).unwrap();
-        Arc::new(Disk::open(&DiskConfig::new(file.path()), &[]).unwrap())
-    }
-
-    fn memory() -> Arc<GuestMemory> {
-        Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap())
-    }
-
-    fn unsupported() -> io::Result<u64> {
-        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
-    }
-
-    /// Where the next step begins and how many bytes it is for.
-    fn next(io: &Io) -> Option<(u64, u64)> {
-        let bytes = |parts: &[libc::iovec]| parts.iter().map(|part| part.iov_len as u64).sum();
-        match io.step()? {
-            Step::Read { parts, offset } | Step::Write { parts, offset } => Some((offset, bytes(parts))),
-            Step::Zero { offset, bytes } => Some((offset, bytes)),
-            Step::Sync => Some((0, 0)),
-        }
-    }
-
-    #[test]
-    fn what_was_interrupted_is_done_again() {
-        let mut io = Io::flush(&disk());
-        io.advance(Err(io::ErrorKind::Interrupted.into())).unwrap();
-        assert!(matches!(io.step(), Some(Step::Sync)));
-        io.advance(Ok(0)).unwrap();
-        assert!(io.step().is_none());
-    }
-
-    #[test]
-    fn nothing_to_move_is_done_at_once() {
-        let (disk, memory) = (disk(), memory());
-        assert!(Io::read(&disk, &memory, &[], DISK_BYTES).unwrap().step().is_none());
-        assert!(Io::write(&disk, &memory, &[], 0).unwrap().and_flush().step().is_none());
-        assert!(Io::zero(&disk, vec![]).unwrap().step().is_none());
-    }
-
-    #[test]
-    fn what_is_to_be_kept_is_done_only_when_it_has_been_flushed() {
-        let segment = Segment { address: GuestAddress(0), length: 512 };
-        let mut io = Io::write(&disk(), &memory(), &[segment], 0).unwrap().and_flush();
-        io.advance(Ok(512)).unwrap();
-        assert!(matches!(io.step(), Some(Step::Sync)));
-        io.advance(Ok(0)).unwrap();
-        assert!(io.step().is_none());
-    }
-
-    #[test]
-    fn where_a_range_cannot_be_zeroed_zeroes_are_written_and_that_is_remembered() {
-        let disk = disk();
-        let ranges = || vec![0..512, 4096..DISK_BYTES];
-        let mut io = Io::zero(&disk, ranges()).unwrap();
-        assert!(matches!(io.step(), Some(Step::Zero { offset: 0, bytes: 512 })));
-        io.advance(Ok(0)).unwrap();
-        io.advance(unsupported()).unwrap();
-        assert!(disk.lacks_zeroing() && disk.is_zeroed_by_writing());
-        let mut written = 0;
-        while let Some(Step::Write { parts, offset }) = io.step() {
-            assert_eq!(offset, 4096 + written);
-            let bytes: usize = parts.iter().map(|part| part.iov_len).sum();
-            written += bytes as u64;
-            io.advance(Ok(bytes as u64)).unwrap();
-        }
-        assert_eq!(written, DISK_BYTES - 4096);
-        assert!(matches!(Io::zero(&disk, ranges()).unwrap().step(), Some(Step::Write { .. })));
-        assert!(Io::zero(&disk, ranges()).unwrap().advance(unsupported()).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn however_short_the_transfers_every_byte_is_moved_once_and_in_order(
-            lengths in vec(0u32..2048, 1..6),
-            cuts in vec(1u64..1500, 30),
-        ) {
-            let segments: Vec<_> =
-                lengths.iter().map(|length| Segment { address: GuestAddress(0), length: length * 512 }).collect();
-            let whole: u64 = segments.iter().map(|segment| u64::from(segment.length)).sum();
-            let mut io = Io::read(&disk(), &memory(), &segments, 1024).unwrap();
-            let mut moved = 0;
-            let mut cuts = cuts.into_iter();
-            while let Some((offset, bytes)) = next(&io) {
-                prop_assert_eq!((offset, bytes), (1024 + moved, whole - moved));
-                let done = cuts.next().unwrap_or(u64::MAX).min(bytes);
-                io.advance(Ok(done)).unwrap();
-                moved += done;
-            }
-            prop_assert_eq!(moved, whole);
+        match self {
+            Self::Plain(io) => io.advance(result),
+            Self::Layered(io) => io.advance(result),
         }
     }
 }

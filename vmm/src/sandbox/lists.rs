@@ -180,9 +180,20 @@ impl Lists {
     /// For threads within a test's process, which then allocates as the VMM does.
     #[cfg(test)]
     pub fn for_tests() -> Self {
-        crate::threads::share_one_heap();
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            std::thread::spawn(shrink_a_heap).join().unwrap();
+            crate::threads::share_one_heap();
+        });
         Self::compile().unwrap()
     }
+}
+
+/// Tests' threads have heaps already. The first time that one of several shrinks, the C library opens a file to learn whether
+/// it may: it is not to be by a thread with a list.
+#[cfg(test)]
+fn shrink_a_heap() {
+    drop((0..64).map(|_| vec![1_u8; 64 << 10]).collect::<Vec<_>>());
 }
 
 #[cfg(test)]

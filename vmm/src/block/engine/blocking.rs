@@ -1,17 +1,13 @@
 //! Work carried out at once, by the thread that asks for it.
 
-use std::{
-    collections::VecDeque,
-    io,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::{collections::VecDeque, io, os::fd::AsRawFd};
 
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 
 use super::Finished;
 use crate::block::{
     disk::Disk,
-    io::{Io, Step},
+    io::{At, Io, Next, Step},
 };
 
 #[derive(Debug, Default)]
@@ -31,11 +27,16 @@ impl Blocking {
 }
 
 fn finish(io: &mut Io) -> io::Result<()> {
-    while let Some(step) = io.step() {
-        let result = perform(io.disk(), step);
+    let disk = io.disk().clone();
+    loop {
+        let result = match io.next()? {
+            Next::Step(step) => perform(&disk, step),
+            Next::Done => return Ok(()),
+            // There is no other work.
+            Next::Wait => return Err(io::ErrorKind::Deadlock.into()),
+        };
         io.advance(result)?;
     }
-    Ok(())
 }
 
 fn perform(disk: &Disk, step: Step<'_>) -> io::Result<u64> {
@@ -48,14 +49,16 @@ fn perform(disk: &Disk, step: Step<'_>) -> io::Result<u64> {
 }
 
 fn transfer(disk: &Disk, step: Step<'_>) -> io::Result<u64> {
-    let file = disk.as_fd().as_raw_fd();
+    let file = disk.file(if let Step::Read { from, .. } = step { from } else { At::Own })?.as_raw_fd();
     let count = |parts: &[libc::iovec]| parts.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
     // SAFETY: `parts` has at least `count` entries, and each describes memory that outlives the call (that of the
     // guest's mapping, into which no Rust reference points, or for writes zeroes that never change); the kernel checks
     // file and offset.
     let done = unsafe {
         match step {
-            Step::Read { parts, offset } => libc::preadv(file, parts.as_ptr(), count(parts), offset as i64),
+            Step::Read { parts, offset, .. } => {
+                libc::preadv(file, parts.as_ptr(), count(parts), offset as i64)
+            }
             Step::Write { parts, offset } => libc::pwritev(file, parts.as_ptr(), count(parts), offset as i64),
             Step::Zero { .. } | Step::Sync => 0,
         }

@@ -26,11 +26,12 @@ use thiserror::Error;
 use super::{DEPTH, Finished};
 use crate::block::{
     disk::Disk,
-    io::{Io, Step},
+    io::{At, Io, Next, Step},
 };
 
-/// The disk in the ring's table of files.
+/// The disk in the ring's table of files, and what lies under it.
 const DISK: Fixed = Fixed(0);
+const BASE: Fixed = Fixed(1);
 /// Threads that the kernel may start to wait for regular files, and for anything else.
 pub(super) const WORKERS: [u32; 2] = [4, 4];
 /// What a ring may do.
@@ -51,6 +52,8 @@ pub(super) enum RingError {
 pub struct Ring {
     ring: IoUring,
     in_hand: Vec<Option<Io>>,
+    /// Numbers of those that wait for others.
+    waiting: Vec<usize>,
     /// Over before the kernel had anything to do with it.
     finished: Vec<Finished>,
     /// How many completions are still to come.
@@ -70,7 +73,7 @@ impl Ring {
             .map_err(RingError::SetUp)?;
         restrict(&ring, disk)?;
         let in_hand = (0..DEPTH).map(|_| None).collect();
-        Ok(Self { ring, in_hand, finished: vec![], outstanding: 0, is_cancelling: false })
+        Ok(Self { ring, in_hand, waiting: vec![], finished: vec![], outstanding: 0, is_cancelling: false })
     }
 
     pub(super) fn start(&mut self, number: usize, io: Io) {
@@ -82,8 +85,13 @@ impl Ring {
 
     /// Queues the next step of the work of that number, or finishes it.
     fn go_on(&mut self, number: usize) {
-        let Some(io) = self.in_hand.get(number).and_then(Option::as_ref) else { return };
-        let Some(step) = io.step() else { return self.finish(number, Ok(())) };
+        let Some(io) = self.in_hand.get_mut(number).and_then(Option::as_mut) else { return };
+        let step = match io.next() {
+            Ok(Next::Step(step)) => step,
+            Ok(Next::Wait) => return self.waiting.push(number),
+            Ok(Next::Done) => return self.finish(number, Ok(())),
+            Err(error) => return self.finish(number, Err(error)),
+        };
         let entry = entry(step).user_data(number as u64);
         // SAFETY: what the entry points to is owned by the `Io` in `in_hand`, or static. The `Io` stays there, and its
         // parts unchanged, until the completion of this entry has been seen.
@@ -123,6 +131,11 @@ impl Ring {
 
     pub(super) fn cancel(&mut self, cancel: bool) {
         self.is_cancelling = cancel;
+        if cancel {
+            for number in mem::take(&mut self.waiting) {
+                self.finish(number, Err(io::ErrorKind::Interrupted.into()));
+            }
+        }
     }
 
     fn complete(&mut self, number: usize, result: i32) {
@@ -133,6 +146,14 @@ impl Ring {
             Ok(()) if self.is_cancelling => self.finish(number, Err(io::ErrorKind::Interrupted.into())),
             Ok(()) => self.go_on(number),
             Err(error) => self.finish(number, Err(error)),
+        }
+        self.ask_waiting();
+    }
+
+    /// Others may have set free what some work waits for.
+    fn ask_waiting(&mut self) {
+        for number in mem::take(&mut self.waiting) {
+            self.go_on(number);
         }
     }
 
@@ -176,8 +197,9 @@ fn is_for_now(error: &io::Error) -> bool {
 
 fn entry(step: Step<'_>) -> squeue::Entry {
     let entry = match step {
-        Step::Read { parts, offset } => {
-            opcode::Readv::new(DISK, parts.as_ptr(), count(parts)).offset(offset).build()
+        Step::Read { from, parts, offset } => {
+            let file = if from == At::Own { DISK } else { BASE };
+            opcode::Readv::new(file, parts.as_ptr(), count(parts)).offset(offset).build()
         }
         Step::Write { parts, offset } => {
             opcode::Writev::new(DISK, parts.as_ptr(), count(parts)).offset(offset).build()
@@ -198,7 +220,9 @@ fn count(parts: &[libc::iovec]) -> u32 {
 fn restrict(ring: &IoUring, disk: &Disk) -> Result<(), RingError> {
     let failed = |what| move |source| RingError::Register { what, source };
     let submitter = ring.submitter();
-    submitter.register_files(&[disk.as_fd().as_raw_fd()]).map_err(failed("register a file"))?;
+    let base = disk.file(At::Base).ok();
+    let files: Vec<_> = [Some(disk.as_fd()), base].iter().flatten().map(AsRawFd::as_raw_fd).collect();
+    submitter.register_files(&files).map_err(failed("register a file"))?;
     let cpus = own_cpus().map_err(failed("pin its workers"))?;
     submitter.register_iowq_aff(&cpus).map_err(failed("pin its workers"))?;
     submitter.register_iowq_max_workers(&mut WORKERS.clone()).map_err(failed("bound its workers"))?;

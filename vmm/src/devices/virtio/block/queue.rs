@@ -25,6 +25,7 @@ use crate::{
         disk::Disk,
         engine::{DEPTH, Engine, Finished},
         io::Io,
+        layer::Layer,
     },
     devices::virtio::{
         ActiveQueue,
@@ -53,6 +54,8 @@ pub struct Server {
     free: Vec<usize>,
     /// The queue whose turn it is.
     turn: usize,
+    /// The driver has let go, and what it has written is being made to last.
+    is_storing: bool,
     /// Queues in which something has been given back and the driver not interrupted yet.
     answered: u64,
 }
@@ -125,6 +128,7 @@ impl Server {
             started: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH).collect(),
             turn: 0,
+            is_storing: false,
             answered: 0,
         }
     }
@@ -301,6 +305,20 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Begins to make last what the driver has written and not flushed; false: it cannot be begun.
+    fn store(&mut self) -> bool {
+        let Some(number) = self.free.pop() else { return false };
+        self.engine.cancel(false);
+        if let Some(place) = self.started.get_mut(number) {
+            // Nobody is told of its end.
+            *place = Some(Started { queue: 0, head: 0, status: GuestAddress(0), filled: 0 });
+        }
+        self.engine.start(number, Io::flush(&self.disk));
+        true
+    }
+}
+
 impl Service for Server {
     fn serve(&mut self, session: &mut Session) -> Result<Next, ServeError> {
         self.engine.cancel(false);
@@ -322,14 +340,20 @@ impl Service for Server {
     }
 
     fn settle(&mut self) -> bool {
-        self.engine.cancel(true);
+        self.engine.cancel(!self.is_storing);
         // What the kernel does not take now it is given again when it has let go of something.
         let _ = self.engine.submit();
         while let Some(Finished { number, .. }) = self.engine.next_finished() {
             self.release(number);
         }
         self.answered = 0;
-        self.free.len() == DEPTH
+        if self.free.len() < DEPTH {
+            return false;
+        }
+        // Once: what cannot be stored then is as after a cut of the power.
+        let is_stored = self.is_storing || self.disk.layer().is_none_or(Layer::is_stored);
+        self.is_storing = !is_stored && self.store();
+        !self.is_storing
     }
 
     fn event(&self) -> Option<BorrowedFd<'_>> {

@@ -141,8 +141,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn a_disk_holds_what_a_list_of_bytes_would(batches in vec(vec(any_request(), 1..=BATCH), 1..12)) {
-        for engine in ENGINES {
-            let mut driven = Driven::with_engine(false, engine);
+        for (engine, layered) in ENGINES.into_iter().flat_map(|engine| [(engine, false), (engine, true)]) {
+            let place = if layered { Place::layered() } else { Place::new(false) };
+            let mut driven = Driven::of(place, engine);
             driven.activate();
             let mut model = driven.content();
             let mut driver = Driver { driven, offered: [0; QUEUES as usize] };
