@@ -17,6 +17,7 @@ use super::{
         carve::Reserve,
         cgroup,
         disk::{BadDisk, DiskSettings},
+        disk_keys,
         network::{BadNetwork, NetworkSettings},
         users::{BadUsers, Users},
     },
@@ -73,6 +74,9 @@ pub struct Config {
     /// Control group in which partitions' groups are made, and which is nobody else's.
     #[serde(default = "default_control_group")]
     pub control_group: PathBuf,
+    /// Where keys of partitions' disks are, in memory.
+    #[serde(default = "default_key_directory")]
+    pub key_directory: PathBuf,
     /// Whether partitions' memory is of huge pages that the owner has reserved (`vm.nr_hugepages`), and of nothing else.
     #[serde(default)]
     pub huge_pages: bool,
@@ -167,6 +171,10 @@ fn default_control_group() -> PathBuf {
     PathBuf::from(cgroup::DEFAULT_PLACE)
 }
 
+fn default_key_directory() -> PathBuf {
+    PathBuf::from(disk_keys::DEFAULT_PLACE)
+}
+
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration {path:?}")]
@@ -251,6 +259,7 @@ impl Config {
         require_absolute("state_directory", &self.state_directory)?;
         require_absolute("image_directory", &self.image_directory)?;
         require_absolute("control_group", &self.control_group)?;
+        require_absolute("key_directory", &self.key_directory)?;
         if self.state_directory.as_os_str().len() > STATE_DIRECTORY_MAX {
             return Err(ConfigError::StateDirectoryTooLong(self.state_directory.clone()));
         }

@@ -24,6 +24,7 @@ use super::{
         clock::LeaseClock,
         cpus::Cpus,
         disk::{self, DiskError},
+        disk_keys::{DiskKeyError, DiskKeys},
         irq::Interrupts,
         network::Networks,
     },
@@ -65,6 +66,8 @@ pub enum AgentError {
     Inventory(#[from] InventoryError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    DiskKey(#[from] DiskKeyError),
     #[error("the reserve cannot be kept on this host")]
     Reserve(#[from] ReserveError),
     #[error("cannot make the directory {path:?}")]
@@ -197,6 +200,7 @@ pub async fn give_back(config: Config) -> Result<(), AgentError> {
         }
         handle.ask(Command::Release).await?;
     }
+    services.disk_keys.close()?;
     Ok(services.vmms.close()?)
 }
 
@@ -241,6 +245,7 @@ async fn services(config: Config, tls_key: Option<TlsKey>) -> Result<Services, A
         networks: Networks::new(config.network.clone(), config.users, &cgroups, host_cpus),
         vmms: Vmms::new(config.vmm()?, directory.join("run"), cgroups, interrupts),
         ratings: performance::known_or_measured(&inventory, &directory).await?,
+        disk_keys: DiskKeys::at(&config.key_directory),
         images: ImageCache::new(config.image_directory.clone()),
         clock: Arc::new(LeaseClock::load(&directory, &inventory.boot_id)?),
         tls_key,

@@ -14,6 +14,7 @@ use super::{
         cgroup::{DiskBounds, SetAside},
         clock::LeaseClock,
         disk::{self, DiskError, DiskSettings},
+        disk_keys::DiskKeys,
         network::Networks,
     },
     identity::Identity,
@@ -39,6 +40,7 @@ pub struct Services {
     pub ratings: Ratings,
     pub identity: Identity,
     pub keys: KeyTrust,
+    pub disk_keys: DiskKeys,
     pub table: Table,
     pub receipts: Receipts,
     /// Where the freeze guard looks.

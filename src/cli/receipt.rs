@@ -152,7 +152,7 @@ fn cleaned(cleaned: Option<Cleaned>) -> String {
         None => "cleaned    never lent before".to_owned(),
         Some(Cleaned { at, disk, .. }) => {
             let disk = match disk {
-                DiskCleaning::MadeAnew => ", a disk made anew",
+                DiskCleaning::KeyDestroyed => ", the disk's key destroyed and the disk made anew",
                 DiskCleaning::NoDisk => "",
             };
             format!("cleaned    {at}: memory of a new process{disk}")

@@ -12,8 +12,8 @@ pub const CPUS_MAX: u32 = 32;
 pub const MEMORY_MIN_MIB: u64 = 64;
 /// Most memory of a partition, in MiB (256 GiB).
 pub const MEMORY_MAX_MIB: u64 = 256 * 1024;
-/// Most disk of a partition, in MiB (16 TiB).
-pub const DISK_MAX_MIB: u64 = 16 * 1024 * 1024;
+/// Most disk of a partition, in MiB (2 TiB): what its VMM keeps of a larger one in memory would be more than is set aside for it.
+pub const DISK_MAX_MIB: u64 = 2 * 1024 * 1024;
 
 /// The upper bounds that are set aside for a partition, whole and for itself [0019].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

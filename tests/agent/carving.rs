@@ -8,8 +8,12 @@ use sublet::{
         agent::{ChangePartition, GuestState, IssueKey, PartitionState},
         problem::Code,
     },
-    domain::{money::Price, resources::Allocation},
+    domain::{
+        money::Price,
+        resources::{Allocation, DISK_MAX_MIB},
+    },
 };
+use sublet_vmm_protocol::config::layered_file_bytes;
 
 use crate::server::{Agent, assert_refused, carving, small};
 
@@ -26,7 +30,8 @@ async fn a_partition_is_carved_shown_changed_and_released_and_nothing_leaks() {
     assert_eq!(owner.partitions().await.unwrap().partitions, std::slice::from_ref(&carved));
 
     let disk = fs::metadata(agent.host.state(&format!("partitions/{}/disk", carved.id))).unwrap();
-    assert_eq!((disk.len(), disk.blocks() * 512), (2 << 20, 2 << 20), "the disk is allocated in full");
+    let bytes = layered_file_bytes(2 << 20);
+    assert_eq!((disk.len(), disk.blocks() * 512), (bytes, bytes), "the disk is allocated in full");
     let free = owner.host().await.unwrap().free;
     assert_eq!(free.cpus, before.cpus - small().cpus);
     assert!(free.memory_mib <= before.memory_mib - small().memory_mib);
@@ -37,7 +42,7 @@ async fn a_partition_is_carved_shown_changed_and_released_and_nothing_leaks() {
     let changed = owner.change(carved.id, &change).await.unwrap();
     assert_eq!((changed.terms.allocation, changed.terms.price), (wanted, price));
     let disk = fs::metadata(agent.host.state(&format!("partitions/{}/disk", carved.id))).unwrap();
-    assert_eq!(disk.len(), 5 << 20);
+    assert_eq!(disk.len(), layered_file_bytes(5 << 20));
 
     owner.release(carved.id).await.unwrap();
     assert_refused(owner.partition(carved.id).await, Code::NotFound);
@@ -62,7 +67,7 @@ async fn more_than_the_host_has_is_refused_and_nothing_is_taken() {
     for huge in [
         Allocation { cpus: 32, ..small() },
         Allocation { memory_mib: 256 * 1024, ..small() },
-        Allocation { disk_mib: 16 << 20, ..small() },
+        Allocation { disk_mib: DISK_MAX_MIB, ..small() },
     ] {
         assert_refused(owner.carve(&carving(huge)).await, Code::InsufficientResources);
     }
@@ -78,7 +83,7 @@ async fn a_change_that_does_not_fit_changes_nothing() {
     let agent = Agent::start();
     let owner = agent.owner();
     let carved = owner.carve(&carving(small())).await.unwrap();
-    let huge = Allocation { disk_mib: 16 << 20, ..small() };
+    let huge = Allocation { disk_mib: DISK_MAX_MIB, ..small() };
     let change = ChangePartition { allocation: Some(huge), price: None, new_key: false };
     assert_refused(owner.change(carved.id, &change).await, Code::InsufficientResources);
     assert_eq!(owner.partition(carved.id).await.unwrap(), carved);

@@ -1,10 +1,15 @@
 //! From one borrower to the next: nothing of the first is left (law 8), and its key opens nothing (law 4).
 
+use std::process::Command;
+
 use sublet::api::{agent::PartitionState, problem::Code};
 
 use crate::world::{AN_HOUR, SMALL, shell, world};
 
 const MARKER: &str = "the-first-borrowers-secret";
+/// What stands on the disk, and not in the job that writes it there.
+const ON_DISK: &str = "the-$(echo first)-borrowers-data";
+const DISK_MARKER: &str = "the-first-borrowers-data";
 
 #[test]
 fn the_next_borrower_finds_neither_data_nor_logs_and_the_old_key_opens_nothing() {
@@ -12,11 +17,26 @@ fn the_next_borrower_finds_neither_data_nor_logs_and_the_old_key_opens_nothing()
     let offer = world.offer(SMALL);
     let first = world.borrow(offer.id, AN_HOUR);
     first
-        .shell(&format!("yes {MARKER} | head -c 1048576 > /dev/vda; sync; echo {MARKER} > /dev/console"))
+        .shell(&format!("yes {ON_DISK} | head -c 1048576 > /dev/vda; sync; echo {MARKER} > /dev/console"))
         .success();
+    // Not even while it is lent does the disk stand anywhere to be read.
+    let disk = format!("/var/lib/sublet/partitions/{}/disk", offer.id);
+    assert_eq!(world.on_host(&format!("grep -c {DISK_MARKER} {disk} || true")).trim(), "0");
+    assert_ne!(world.on_host(&format!("head -c 1048576 {disk} | tr -d '\\000' | wc -c")).trim(), "0");
+    let key = format!("/run/sublet/keys/{}", offer.id);
+    let first_key = world.on_host(&format!("sha256sum {key}"));
     let ended = first.end();
     assert!(ended.end.is_some());
     world.wait_for_partition(offer.id, |view| view.state == PartitionState::Offered);
+
+    // Nor does the host's own disk have it afterwards, block by block; and the key that would be wanted is gone.
+    world.on_host("sync");
+    let image = world.lab_host.state_disk();
+    // Without its holes.
+    let blocks = format!("tar -cS '{}' | tr -d '\\000' | grep -ac {DISK_MARKER}", image.display());
+    let blocks = Command::new("sh").args(["-c", &blocks]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&blocks.stdout).trim(), "0");
+    assert_ne!(world.on_host(&format!("sha256sum {key}")), first_key);
 
     let second = world.borrow(offer.id, AN_HOUR);
     assert_eq!(second.shell("tr -d '\\000' < /dev/vda | wc -c").success().trim(), "0");

@@ -5,6 +5,7 @@ use sublet::{
     api::agent::{CarvePartition, PartitionState},
     domain::{id::PartitionId, resources::Allocation},
 };
+use sublet_vmm_protocol::config::layered_file_bytes;
 
 use crate::world::{AN_HOUR, Offered, SMALL, world};
 
@@ -68,7 +69,8 @@ fn a_partition_on_offer_has_its_cpus_memory_and_disk_to_itself_and_all_is_put_ba
     let locked_kib: u64 = locked.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(locked_kib >= SMALL.memory_mib * 1024, "before anything is booted: {locked}");
     let disk = world.on_host(&format!("stat -c '%s %b' /var/lib/sublet/partitions/{}/disk", offer.id));
-    assert_eq!(disk.trim(), format!("{} {}", 64 << 20, 64 << 11));
+    let bytes = layered_file_bytes(64 << 20);
+    assert_eq!(disk.trim(), format!("{bytes} {}", bytes / 512));
 
     drop(offer);
     assert_eq!(world.on_host(SURROUNDINGS), before);

@@ -243,7 +243,8 @@ impl Expected {
 
     fn compare_disk(&self, seen: Option<DiskExtent>) -> Option<Deviation> {
         let disk = self.disk.as_ref()?;
-        let (bytes, extent) = (disk.mib << 20, seen.unwrap_or(DiskExtent { bytes: 0, allocated_bytes: 0 }));
+        let (bytes, extent) =
+            (disk::file_bytes(disk.mib), seen.unwrap_or(DiskExtent { bytes: 0, allocated_bytes: 0 }));
         let of = |what, found: u64| {
             deviation(what, "the disk", format!("{bytes} bytes"), format!("{found} bytes"), Remedy::ShapeDisk)
         };

@@ -1,4 +1,4 @@
-//! A partition's own disk: a raw file, allocated in full.
+//! A partition's own disk: a file, allocated in full. What stands in it is its VMM's to read, with the disk's key.
 
 mod settings;
 
@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::fs::{FallocateFlags, fallocate, major, minor, statvfs};
+use sublet_vmm_protocol::config::layered_file_bytes;
 use thiserror::Error;
 
 pub use self::settings::{BadDisk, DiskSettings};
@@ -49,12 +50,17 @@ pub fn device_of(root: &Path, directory: &Path) -> Option<String> {
     fs::read_to_string(whole.join("dev")).ok().map(|text| text.trim().to_owned())
 }
 
+/// How large the file of a disk is that a guest sees as this large: it has a map as well.
+pub fn file_bytes(mib: u64) -> u64 {
+    layered_file_bytes(mib << 20)
+}
+
 /// Makes the disk `mib` large, every block set aside; none at 0. What stood in it stays.
 pub fn shape(path: &Path, mib: u64) -> Result<(), DiskError> {
     if mib == 0 {
         return remove(path);
     }
-    let bytes = mib << 20;
+    let bytes = file_bytes(mib);
     let file = open(path)?;
     // Truncating to its own size gives back what was set aside beyond the end.
     file.set_len(bytes.min(file.metadata().map_err(failed("read the disk", path))?.len()))
@@ -84,7 +90,7 @@ pub fn reserve(path: &Path, mib: u64) -> Result<(), DiskError> {
         return Ok(());
     }
     let file = open(path)?;
-    fallocate(&file, FallocateFlags::KEEP_SIZE, 0, mib << 20).map_err(failed("allocate the disk", path))
+    fallocate(&file, FallocateFlags::KEEP_SIZE, 0, file_bytes(mib)).map_err(failed("allocate the disk", path))
 }
 
 /// Makes the disk anew: what stood in it is gone, and it reads as zeroes (law 8).
@@ -117,15 +123,22 @@ mod tests {
         (directory, path)
     }
 
-    fn allocated_mib(path: &Path) -> u64 {
-        fs::metadata(path).unwrap().blocks() >> 11
+    /// How large the file is, and how much of it is allocated.
+    fn sizes(path: &Path) -> (u64, u64) {
+        let DiskExtent { bytes, allocated_bytes } = extent(path).unwrap();
+        (bytes, allocated_bytes)
+    }
+
+    fn full(mib: u64) -> (u64, u64) {
+        (file_bytes(mib), file_bytes(mib))
     }
 
     #[test]
     fn a_disk_is_allocated_in_full() {
         let (_directory, path) = a_path();
         shape(&path, 3).unwrap();
-        assert_eq!((fs::metadata(&path).unwrap().len(), allocated_mib(&path)), (3 << 20, 3));
+        assert_eq!(sizes(&path), full(3));
+        assert_eq!(file_bytes(3), (3 << 20) + 4096, "its map takes two bits for 64 KiB");
     }
 
     #[test]
@@ -134,9 +147,9 @@ mod tests {
         shape(&path, 1).unwrap();
         fs::write(&path, b"owner").unwrap();
         shape(&path, 2).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), 2 << 20);
+        assert_eq!(sizes(&path), full(2));
         shape(&path, 1).unwrap();
-        assert_eq!(allocated_mib(&path), 1);
+        assert_eq!(sizes(&path), full(1));
         assert!(fs::read(&path).unwrap().starts_with(b"owner"));
     }
 
@@ -145,9 +158,9 @@ mod tests {
         let (_directory, path) = a_path();
         shape(&path, 1).unwrap();
         reserve(&path, 4).unwrap();
-        assert_eq!((fs::metadata(&path).unwrap().len(), allocated_mib(&path)), (1 << 20, 4));
+        assert_eq!(sizes(&path), (file_bytes(1), file_bytes(4)));
         shape(&path, 1).unwrap();
-        assert_eq!(allocated_mib(&path), 1);
+        assert_eq!(sizes(&path), full(1));
     }
 
     #[test]

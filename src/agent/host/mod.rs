@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod cpus;
 pub mod disk;
+pub mod disk_keys;
 pub mod irq;
 pub mod memory;
 pub mod network;

@@ -48,7 +48,7 @@ impl From<PartitionError> for Problem {
             E::Carve(_) | E::NoUserLeft(_) => Code::InsufficientResources,
             E::Disk(ref error) if error.is_full() => Code::InsufficientResources,
             E::Files(ref error) if error.kind() == ErrorKind::StorageFull => Code::StorageFull,
-            E::Disk(_) | E::Files(_) => Code::StorageFailed,
+            E::Disk(_) | E::DiskKey(_) | E::Files(_) => Code::StorageFailed,
             E::Network(_) => Code::NetworkUnavailable,
             E::UnknownImage(_) => Code::UnknownOsImage,
             E::OtherImage { .. } => Code::OtherImageRunning,

@@ -153,7 +153,10 @@ impl Driver {
         let (directory, path) = (self.services.directory(self.row.id), self.services.disk(self.row.id));
         let partition = &self.row.partition;
         let mib = if partition.kind == Kind::Declared { 0 } else { partition.terms.allocation.disk_mib };
+        let (id, keys) = (self.row.id, self.services.disk_keys.clone());
         tokio::task::spawn_blocking(move || {
+            // What comes after this may be cut short: nobody can read the disk any more.
+            keys.destroy(id)?;
             remove_consoles(&directory, None).map_err(PartitionError::Files)?;
             Ok::<_, PartitionError>(disk::wipe(&path, mib)?)
         })
@@ -171,12 +174,13 @@ impl Driver {
     /// What the next lease's receipt says of how this one's remains were removed.
     fn cleaned(&self, after: LeaseId) -> Cleaned {
         let has_disk = self.row.partition.terms.allocation.disk_mib > 0;
-        let disk = if has_disk { DiskCleaning::MadeAnew } else { DiskCleaning::NoDisk };
+        let disk = if has_disk { DiskCleaning::KeyDestroyed } else { DiskCleaning::NoDisk };
         Cleaned { at: self.services.clock.now(), after, memory: MemoryCleaning::NewProcess, disk }
     }
 
     async fn remove(&mut self) -> Result<(), PartitionError> {
         self.discard_machine().await?;
+        self.services.disk_keys.destroy(self.row.id)?;
         let directory = self.services.directory(self.row.id);
         match tokio::fs::remove_dir_all(&directory).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PartitionError::Files(error)),

@@ -8,6 +8,7 @@ use crate::{
         host::{
             carve::{CarveError, ReserveError},
             disk::DiskError,
+            disk_keys::DiskKeyError,
             network::NetworkError,
             users::NoUserLeft,
         },
@@ -49,6 +50,8 @@ pub enum PartitionError {
     NoUser,
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error("the partition's disk can have no key")]
+    DiskKey(#[from] DiskKeyError),
     #[error("the partition can have no network")]
     Network(#[from] NetworkError),
     #[error("this host has no OS image {0:?}; GET /v1/host lists those it has")]

@@ -5,8 +5,8 @@ use std::{error::Error, time::Duration};
 
 use sublet_guest_protocol::PORT_NAME;
 use sublet_vmm_protocol::{
-    ConsoleConfig, ControlError, DiskConfig, MachineConfig, MachineState, NetworkConfig, PROTOCOL_VERSION,
-    PortConfig, Request, RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
+    ConsoleConfig, ControlError, DiskConfig, LayerConfig, MachineConfig, MachineState, NetworkConfig,
+    PROTOCOL_VERSION, PortConfig, Request, RngConfig, VsockConfig, config::DISK_QUEUE_MAX,
 };
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     agent::{
         guest::{ports, process::Alive},
-        host::clock::boottime,
+        host::{clock::boottime, disk},
     },
     api::{
         agent::{GuestEnd, JobEnd},
@@ -158,15 +158,9 @@ impl Driver {
             Some(user) => Some(self.services.networks.up(self.row.id, user).await?),
             None => None,
         };
-        let Alive { status, process } = self
-            .services
-            .vmms
-            .start(
-                self.row.id,
-                &self.machine_config(cid, network)?,
-                &self.services.set_aside(&self.row.partition),
-            )
-            .await?;
+        let (disk, aside) = (self.disk().await?, self.services.set_aside(&self.row.partition));
+        let config = self.machine_config(cid, network, disk)?;
+        let Alive { status, process } = self.services.vmms.start(self.row.id, &config, &aside).await?;
         let built = self.row.machine.built.clone();
         let baseline = process.map(|process| self.freeze.baseline(process));
         self.build(built.map(|built| Built { process, baseline, ..built })).await?;
@@ -183,15 +177,35 @@ impl Driver {
         }
     }
 
+    /// The partition's disk, with its key; none where it has none. A disk whose key is lost, as all are when the host's
+    /// power was cut, is an empty one again.
+    async fn disk(&self) -> Result<Option<DiskConfig>, PartitionError> {
+        let (id, mib) = (self.row.id, self.row.partition.terms.allocation.disk_mib);
+        if mib == 0 {
+            return Ok(None);
+        }
+        let (keys, path) = (self.services.disk_keys.clone(), self.services.disk(id));
+        let key = tokio::task::spawn_blocking(move || match keys.find(id)? {
+            Some(key) => Ok::<_, PartitionError>(key),
+            None => {
+                disk::wipe(&path, mib)?;
+                Ok(keys.make(id)?)
+            }
+        });
+        let layer = LayerConfig { bytes: mib << 20, key: key.await??, base: None };
+        let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
+        let limits = self.services.config.disk.limits();
+        let disk = DiskConfig::new(self.services.disk(id));
+        Ok(Some(DiskConfig { queues: Some(vcpus), limits, layer: Some(layer), ..disk }))
+    }
+
     fn machine_config(
         &self,
         cid: u32,
         network: Option<NetworkConfig>,
+        disk: Option<DiskConfig>,
     ) -> Result<MachineConfig, PartitionError> {
         let (id, allocation) = (self.row.id, self.row.partition.terms.allocation);
-        let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
-        let limits = self.services.config.disk.limits();
-        let disk = DiskConfig { queues: Some(vcpus), limits, ..DiskConfig::new(self.services.disk(id)) };
         Ok(MachineConfig {
             version: PROTOCOL_VERSION,
             name: id.to_string(),
@@ -201,7 +215,7 @@ impl Driver {
             shared_cpus: self.row.partition.terms.qualities.cpu_share_percent.is_some(),
             memory_mib: allocation.memory_mib,
             huge_pages: self.services.config.huge_pages,
-            disks: (allocation.disk_mib > 0).then_some(disk).into_iter().collect(),
+            disks: disk.into_iter().collect(),
             vsock: Some(VsockConfig { guest_cid: cid }),
             network,
             rng: Some(RngConfig::default()),

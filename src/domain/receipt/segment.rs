@@ -225,8 +225,9 @@ pub enum MemoryCleaning {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskCleaning {
-    /// Its file was deleted, and another allocated that reads as zeroes.
-    MadeAnew,
+    /// The key without which none of its blocks can be read was destroyed, its file deleted, and another allocated that reads
+    /// as zeroes.
+    KeyDestroyed,
     NoDisk,
 }
 

@@ -161,7 +161,8 @@ impl Host {
         self.directory.join("qemu.pid")
     }
 
-    pub(crate) fn state_disk(&self) -> PathBuf {
+    /// The host's own disk, as this machine keeps it.
+    pub fn state_disk(&self) -> PathBuf {
         self.directory.join("state.ext4")
     }
 

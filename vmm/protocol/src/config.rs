@@ -22,8 +22,8 @@ pub const VCPU_MAX: usize = 32;
 pub const DISK_MAX: usize = 8;
 /// Most queues that a disk can have.
 pub const DISK_QUEUE_MAX: u16 = 32;
-/// Largest disk with a layer, in bytes (64 TiB): its map is in memory whole.
-pub const LAYER_MAX: u64 = 64 << 40;
+/// Largest disk with a layer, in bytes (2 TiB): its map, 8 MiB then, is in memory whole.
+pub const LAYER_MAX: u64 = 2 << 40;
 /// Longest serial number of a disk, in characters (virtio 1.2, 5.2.6).
 pub const SERIAL_MAX: usize = 20;
 /// Longest name of a port.

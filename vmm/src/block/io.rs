@@ -125,10 +125,10 @@ impl Io {
     }
 
     /// What is to be done next. What it points to stays as it is until [`Self::advance`].
-    pub fn next(&mut self) -> io::Result<Next<'_>> {
+    pub fn next_step(&mut self) -> io::Result<Next<'_>> {
         match self {
             Self::Plain(io) => Ok(io.step().map_or(Next::Done, Next::Step)),
-            Self::Layered(io) => io.next(),
+            Self::Layered(io) => io.next_step(),
         }
     }
 

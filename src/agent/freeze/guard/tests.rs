@@ -67,7 +67,7 @@ fn seen() -> Seen {
         threads: vec![thread("vcpu0", &[2]), thread("vcpu1", &[3]), thread("disk0", &[0, 1])],
         cgroup: expected().baseline.cgroup,
         offline: vec![],
-        disk: Some(DiskExtent { bytes: 1 << 20, allocated_bytes: 1 << 20 }),
+        disk: Some(DiskExtent { bytes: disk::file_bytes(1), allocated_bytes: disk::file_bytes(1) }),
     }
 }
 
@@ -113,9 +113,9 @@ fn each_change_is_named_with_what_was_and_what_is() {
     assert_eq!(unlocked, one(Watched::LockedMemory, "1024 KiB", "4 KiB"));
     assert_eq!(changed(|seen| seen.process.swapped_kib = 8), one(Watched::Swap, "0 KiB", "8 KiB"));
     let shorter = changed(|seen| seen.disk = Some(DiskExtent { bytes: 7, allocated_bytes: 7 }));
-    assert_eq!(shorter, one(Watched::DiskSize, "1048576 bytes", "7 bytes"));
-    let hollow = changed(|seen| seen.disk = Some(DiskExtent { bytes: 1 << 20, allocated_bytes: 0 }));
-    assert_eq!(hollow, one(Watched::DiskBlocks, "1048576 bytes", "0 bytes"));
+    assert_eq!(shorter, one(Watched::DiskSize, "1052672 bytes", "7 bytes"));
+    let hollow = changed(|seen| seen.disk = Some(DiskExtent { allocated_bytes: 0, ..seen.disk.unwrap() }));
+    assert_eq!(hollow, one(Watched::DiskBlocks, "1052672 bytes", "0 bytes"));
     assert_eq!(changed(|seen| seen.process.stopped = true), one(Watched::Stopped, "running", "stopped"));
 }
 

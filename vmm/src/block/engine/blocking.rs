@@ -29,7 +29,7 @@ impl Blocking {
 fn finish(io: &mut Io) -> io::Result<()> {
     let disk = io.disk().clone();
     loop {
-        let result = match io.next()? {
+        let result = match io.next_step()? {
             Next::Step(step) => perform(&disk, step),
             Next::Done => return Ok(()),
             // There is no other work.

@@ -86,7 +86,7 @@ impl Ring {
     /// Queues the next step of the work of that number, or finishes it.
     fn go_on(&mut self, number: usize) {
         let Some(io) = self.in_hand.get_mut(number).and_then(Option::as_mut) else { return };
-        let step = match io.next() {
+        let step = match io.next_step() {
             Ok(Next::Step(step)) => step,
             Ok(Next::Wait) => return self.waiting.push(number),
             Ok(Next::Done) => return self.finish(number, Ok(())),

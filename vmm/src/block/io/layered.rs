@@ -132,7 +132,7 @@ impl LayeredIo {
     }
 
     /// What is to be done next; what the host's memory takes is done first.
-    pub fn next(&mut self) -> io::Result<Next<'_>> {
+    pub fn next_step(&mut self) -> io::Result<Next<'_>> {
         loop {
             let Some(piece) = &self.piece else {
                 match self.begin()? {

@@ -23,14 +23,16 @@ impl fmt::Debug for Bounce {
     }
 }
 
-impl Bounce {
-    pub fn new() -> Self {
+impl Default for Bounce {
+    fn default() -> Self {
         let alignment = MAP_BLOCK_BYTES as usize;
         let room = vec![0; SPAN_BYTES as usize + alignment];
         let from = room.as_ptr().align_offset(alignment);
         Self { room, from }
     }
+}
 
+impl Bounce {
     pub fn bytes(&mut self) -> &mut [u8] {
         self.room.get_mut(self.from..).unwrap_or_default()
     }
@@ -42,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_aligned_and_holds_any_span() {
-        let mut bounce = Bounce::new();
+        let mut bounce = Bounce::default();
         assert!(bounce.bytes().as_ptr().addr().is_multiple_of(4096));
         assert!(bounce.bytes().len() as u64 >= SPAN_BYTES);
     }

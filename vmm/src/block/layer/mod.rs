@@ -86,7 +86,7 @@ impl Layer {
             map: ChunkMap::new(states, wants)?,
             claimed: Vec::new(),
             is_flushing: false,
-            bounces: (0..BOUNCES).map(|_| Bounce::new()).collect(),
+            bounces: (0..BOUNCES).map(|_| Bounce::default()).collect(),
         };
         let (base, cipher) = (base.map(Box::new), Cipher::new(&config.key));
         Ok(Self { disk_bytes: wants, cipher, base, state: Mutex::new(state) })
@@ -171,7 +171,7 @@ impl Layer {
 
 /// Past the page cache a read takes memory that is aligned.
 fn read_map(file: &File, states: &mut [u8], mut from: u64) -> io::Result<()> {
-    let mut bounce = Bounce::new();
+    let mut bounce = Bounce::default();
     for part in states.chunks_mut(plan::SPAN_BYTES as usize) {
         let room = bounce.bytes().get_mut(..part.len()).ok_or(io::ErrorKind::OutOfMemory)?;
         file.read_exact_at(room, from)?;

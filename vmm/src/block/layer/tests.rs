@@ -77,16 +77,22 @@ impl Platter {
         match step {
             Step::Read { from, parts, offset } => {
                 let from = if from == At::Own { self.seen() } else { self.base.clone() };
-                memory(parts).copy_from_slice(&from[offset as usize..][..memory(parts).len()]);
-                memory(parts).len() as u64
+                let (into, bytes) = memory(parts);
+                let from = &from[offset as usize..][..bytes];
+                // SAFETY: both are that long, and apart.
+                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, bytes) };
+                bytes as u64
             }
             Step::Write { parts, offset } => {
-                let sectors = memory(parts).chunks_exact(SECTOR_SIZE as usize);
+                let (from, bytes) = memory(parts);
+                // SAFETY: it is that long, and stays as it is for so long.
+                let sectors =
+                    unsafe { std::slice::from_raw_parts(from, bytes) }.chunks_exact(SECTOR_SIZE as usize);
                 for (number, sector) in sectors.enumerate() {
                     let at = offset as usize + number * SECTOR_SIZE as usize;
                     self.on_its_way.push((at, sector.try_into().unwrap()));
                 }
-                memory(parts).len() as u64
+                bytes as u64
             }
             Step::Sync => {
                 self.synced = self.seen();
@@ -112,11 +118,10 @@ fn put(disk: &mut [u8], at: usize, sector: &[u8]) {
     disk[at..at + sector.len()].copy_from_slice(sector);
 }
 
-/// The memory of a step.
-fn memory(parts: &[libc::iovec]) -> &mut [u8] {
+/// The memory of a step: a buffer that its work owns, and nobody else uses while it is carried out.
+fn memory(parts: &[libc::iovec]) -> (*mut u8, usize) {
     let [part] = parts else { panic!("a layered disk's steps have one part") };
-    // SAFETY: it is a buffer that the step's work owns, and nobody else uses while the step is carried out.
-    unsafe { std::slice::from_raw_parts_mut(part.iov_base.cast(), part.iov_len) }
+    (part.iov_base.cast(), part.iov_len)
 }
 
 /// What may stand in a sector: what has been written there, in that order, from the last that is certain.
@@ -258,7 +263,7 @@ impl World {
     /// True: it is done, or got on.
     fn step(&mut self, number: usize) -> bool {
         let begun = &mut self.begun[number];
-        let done = match begun.io.next().unwrap() {
+        let done = match begun.io.next_step().unwrap() {
             Next::Step(step) => self.platter.perform(step),
             Next::Wait => return false,
             Next::Done => {
@@ -329,7 +334,7 @@ impl World {
         let bytes = (range.end - range.start) * SECTOR_SIZE;
         let into = [Segment { address: GuestAddress(0), length: bytes as u32 }];
         let mut io = Io::read(&self.disk, &self.memory, &into, range.start * SECTOR_SIZE).unwrap();
-        while let Next::Step(step) = io.next().unwrap() {
+        while let Next::Step(step) = io.next_step().unwrap() {
             let done = self.platter.perform(step);
             io.advance(Ok(done)).unwrap();
         }
