@@ -5,8 +5,14 @@ mod plain;
 
 use std::{io, ops::Range, sync::Arc};
 
-use self::{layered::LayeredIo, plain::PlainIo};
-use super::{buffers::Segment, disk::Disk};
+use self::{
+    layered::{Guest, LayeredIo},
+    plain::PlainIo,
+};
+use super::{
+    buffers::{Buffers, Direction, Segment},
+    disk::Disk,
+};
 use crate::memory::GuestMemory;
 
 /// A piece of work. It owns what it touches, disk and memory, until it is dropped.
@@ -61,10 +67,7 @@ impl Io {
         into: &[Segment],
         offset: u64,
     ) -> io::Result<Self> {
-        match disk.layer() {
-            None => PlainIo::read(disk, memory, into, offset).map(Self::Plain),
-            Some(_) => LayeredIo::read(disk, memory, into, offset).map(Self::layered),
-        }
+        Self::transfer(disk, Direction::In, memory, into, offset)
     }
 
     /// Writes what is in the guest's memory from byte `offset` on.
@@ -74,10 +77,27 @@ impl Io {
         from: &[Segment],
         offset: u64,
     ) -> io::Result<Self> {
-        match disk.layer() {
-            None => PlainIo::write(disk, memory, from, offset).map(Self::Plain),
-            Some(_) => LayeredIo::write(disk, memory, from, offset).map(Self::layered),
+        refuse_read_only(disk)?;
+        Self::transfer(disk, Direction::Out, memory, from, offset)
+    }
+
+    /// What is no memory, or not the disk's, is refused before anything is done.
+    fn transfer(
+        disk: &Arc<Disk>,
+        direction: Direction,
+        memory: &Arc<GuestMemory>,
+        segments: &[Segment],
+        offset: u64,
+    ) -> io::Result<Self> {
+        let buffers = Buffers::new(memory, segments, direction)?;
+        if !disk.has(offset, buffers.bytes()) {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
+        if disk.layer().is_none() {
+            return PlainIo::transfer(disk, direction, buffers, offset).map(Self::Plain);
+        }
+        let guest = Guest { memory: memory.clone(), segments: segments.to_vec(), offset };
+        Ok(Self::layered(LayeredIo::transfer(disk, direction, guest, buffers.bytes())))
     }
 
     /// Makes these bytes read as zeroes, whatever stood there.
@@ -85,9 +105,7 @@ impl Io {
         let is_there = |range: &Range<u64>| {
             range.end.checked_sub(range.start).is_some_and(|bytes| disk.has(range.start, bytes))
         };
-        if disk.is_read_only() {
-            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
-        }
+        refuse_read_only(disk)?;
         if !ranges.iter().all(is_there) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -138,5 +156,12 @@ impl Io {
             Self::Plain(io) => io.advance(result),
             Self::Layered(io) => io.advance(result),
         }
+    }
+}
+
+fn refuse_read_only(disk: &Disk) -> io::Result<()> {
+    match disk.is_read_only() {
+        true => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        false => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{At, Next, Step};
 use crate::{
     block::{
-        buffers::{Buffers, Direction, Segment},
+        buffers::{Direction, Segment},
         disk::Disk,
         layer::{
             Begun, Changed, Layer,
@@ -44,11 +44,11 @@ enum Work {
 }
 
 /// The guest's memory for a transfer.
-struct Guest {
-    memory: Arc<GuestMemory>,
-    segments: Vec<Segment>,
+pub struct Guest {
+    pub memory: Arc<GuestMemory>,
+    pub segments: Vec<Segment>,
     /// Where on the disk its first byte belongs.
-    offset: u64,
+    pub offset: u64,
 }
 
 /// What is carried out just now.
@@ -73,22 +73,10 @@ enum Beginning {
 }
 
 impl LayeredIo {
-    pub fn read(
-        disk: &Arc<Disk>,
-        memory: &Arc<GuestMemory>,
-        into: &[Segment],
-        offset: u64,
-    ) -> io::Result<Self> {
-        Self::transfer(disk, memory, into, offset, Direction::In)
-    }
-
-    pub fn write(
-        disk: &Arc<Disk>,
-        memory: &Arc<GuestMemory>,
-        from: &[Segment],
-        offset: u64,
-    ) -> io::Result<Self> {
-        Self::transfer(disk, memory, from, offset, Direction::Out)
+    /// Moves so many bytes, which are the disk's, to or from memory that is the guest's.
+    pub fn transfer(disk: &Arc<Disk>, direction: Direction, guest: Guest, bytes: u64) -> Self {
+        let range = guest.offset..guest.offset + bytes;
+        Self::new(disk, Work::Transfer { direction, guest, range })
     }
 
     /// Makes these bytes, which are the disk's, read as zeroes, whatever stood there.
@@ -109,22 +97,6 @@ impl LayeredIo {
     fn new(disk: &Arc<Disk>, work: Work) -> Self {
         let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         Self { disk: disk.clone(), work, sync_after: false, piece: None, parts: [nothing] }
-    }
-
-    fn transfer(
-        disk: &Arc<Disk>,
-        memory: &Arc<GuestMemory>,
-        segments: &[Segment],
-        offset: u64,
-        direction: Direction,
-    ) -> io::Result<Self> {
-        // What is no memory is refused before anything is done.
-        let bytes = Buffers::new(memory, segments, direction)?.bytes();
-        if !disk.has(offset, bytes) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let guest = Guest { memory: memory.clone(), segments: segments.to_vec(), offset };
-        Ok(Self::new(disk, Work::Transfer { direction, guest, range: offset..offset + bytes }))
     }
 
     pub fn disk(&self) -> &Arc<Disk> {

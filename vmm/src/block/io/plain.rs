@@ -3,12 +3,9 @@
 use std::{io, ops::Range, sync::Arc};
 
 use super::{At, Step};
-use crate::{
-    block::{
-        buffers::{Buffers, Direction, Segment},
-        disk::Disk,
-    },
-    memory::GuestMemory,
+use crate::block::{
+    buffers::{Buffers, Direction},
+    disk::Disk,
 };
 
 /// Bytes of zeroes that there are to write from.
@@ -46,25 +43,17 @@ enum Work {
 }
 
 impl PlainIo {
-    /// Reads from byte `offset` on into the guest's memory.
-    pub fn read(
+    /// Moves bytes, which are the disk's from byte `offset` on, to or from the guest's memory.
+    pub fn transfer(
         disk: &Arc<Disk>,
-        memory: &Arc<GuestMemory>,
-        into: &[Segment],
+        direction: Direction,
+        buffers: Buffers,
         offset: u64,
     ) -> io::Result<Self> {
-        Self::transfer(disk, Buffers::new(memory, into, Direction::In)?, Direction::In, offset)
-    }
-
-    /// Writes what is in the guest's memory from byte `offset` on.
-    pub fn write(
-        disk: &Arc<Disk>,
-        memory: &Arc<GuestMemory>,
-        from: &[Segment],
-        offset: u64,
-    ) -> io::Result<Self> {
-        refuse_read_only(disk)?;
-        Self::transfer(disk, Buffers::new(memory, from, Direction::Out)?, Direction::Out, offset)
+        if !buffers.are_aligned(disk.shape().memory_alignment as usize) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Self::new(disk, Work::Transfer { direction, buffers, offset }))
     }
 
     /// Makes these bytes, which are the disk's, read as zeroes, whatever stood there.
@@ -86,14 +75,6 @@ impl PlainIo {
 
     fn new(disk: &Arc<Disk>, work: Work) -> Self {
         Self { disk: disk.clone(), work, sync_after: false }.settled()
-    }
-
-    fn transfer(disk: &Arc<Disk>, buffers: Buffers, direction: Direction, offset: u64) -> io::Result<Self> {
-        let is_aligned = buffers.are_aligned(disk.shape().memory_alignment as usize);
-        if !disk.has(offset, buffers.bytes()) || !is_aligned {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        Ok(Self::new(disk, Work::Transfer { direction, buffers, offset }))
     }
 
     pub fn disk(&self) -> &Arc<Disk> {
@@ -188,13 +169,6 @@ fn some(done: u64) -> io::Result<u64> {
     if done == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(done) }
 }
 
-fn refuse_read_only(disk: &Disk) -> io::Result<()> {
-    match disk.is_read_only() {
-        true => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
-        false => Ok(()),
-    }
-}
-
 /// Makes parts of that many bytes of zeroes, or of as many as one write takes.
 fn fill(parts: &mut Vec<libc::iovec>, mut bytes: u64) {
     parts.clear();
@@ -213,6 +187,7 @@ mod tests {
     use vm_memory::GuestAddress;
 
     use super::*;
+    use crate::{block::buffers::Segment, memory::GuestMemory};
 
     const DISK_BYTES: u64 = 64 << 20;
 
@@ -224,6 +199,11 @@ mod tests {
 
     fn memory() -> Arc<GuestMemory> {
         Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap())
+    }
+
+    fn moving(direction: Direction, disk: &Arc<Disk>, segments: &[Segment], offset: u64) -> PlainIo {
+        let buffers = Buffers::new(&memory(), segments, direction).unwrap();
+        PlainIo::transfer(disk, direction, buffers, offset).unwrap()
     }
 
     fn unsupported() -> io::Result<u64> {
@@ -251,16 +231,16 @@ mod tests {
 
     #[test]
     fn nothing_to_move_is_done_at_once() {
-        let (disk, memory) = (disk(), memory());
-        assert!(PlainIo::read(&disk, &memory, &[], DISK_BYTES).unwrap().step().is_none());
-        assert!(PlainIo::write(&disk, &memory, &[], 0).unwrap().and_flush().step().is_none());
+        let disk = disk();
+        assert!(moving(Direction::In, &disk, &[], DISK_BYTES).step().is_none());
+        assert!(moving(Direction::Out, &disk, &[], 0).and_flush().step().is_none());
         assert!(PlainIo::zero(&disk, vec![]).step().is_none());
     }
 
     #[test]
     fn what_is_to_be_kept_is_done_only_when_it_has_been_flushed() {
         let segment = Segment { address: GuestAddress(0), length: 512 };
-        let mut io = PlainIo::write(&disk(), &memory(), &[segment], 0).unwrap().and_flush();
+        let mut io = moving(Direction::Out, &disk(), &[segment], 0).and_flush();
         io.advance(Ok(512)).unwrap();
         assert!(matches!(io.step(), Some(Step::Sync)));
         io.advance(Ok(0)).unwrap();
@@ -297,7 +277,7 @@ mod tests {
             let segments: Vec<_> =
                 lengths.iter().map(|length| Segment { address: GuestAddress(0), length: length * 512 }).collect();
             let whole: u64 = segments.iter().map(|segment| u64::from(segment.length)).sum();
-            let mut io = PlainIo::read(&disk(), &memory(), &segments, 1024).unwrap();
+            let mut io = moving(Direction::In, &disk(), &segments, 1024);
             let mut moved = 0;
             let mut cuts = cuts.into_iter();
             while let Some((offset, bytes)) = next(&io) {

@@ -1,16 +1,14 @@
 use std::{
     fs,
     os::fd::{AsRawFd, BorrowedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use proptest::{collection::vec, prelude::*};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sublet_vmm_protocol::{
-    DiskConfig, DiskEngine, DiskKey, DiskLimits, LayerConfig, config::layered_file_bytes,
-};
+use sublet_vmm_protocol::{DiskConfig, DiskEngine, DiskLimits};
 use virtio_bindings::{
     virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_WRITE_ZEROES},
     virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE},
@@ -28,7 +26,7 @@ use super::{
     *,
 };
 use crate::{
-    block::{buffers::Segment, disk::Disk, engine::Engine, io::Io},
+    block::{disk::Disk, engine::Engine},
     devices::virtio::{
         ActivateError, Activation, ActiveQueue, DeviceFailure, VirtioDevice,
         worker::{Next, Service, Session},
@@ -38,6 +36,7 @@ use crate::{
 };
 
 mod hostile;
+mod layered;
 mod limits;
 mod model;
 
@@ -86,21 +85,6 @@ impl Place {
         Self { _directory: directory, path, disk: Arc::new(disk), memory }
     }
 
-    /// The same with these sectors under it, and none of its own yet.
-    fn layered() -> Self {
-        let place = Self::new(true);
-        let own = place.path.with_file_name("own");
-        fs::write(&own, vec![0; layered_file_bytes(place.disk.bytes()) as usize]).unwrap();
-        Self { disk: place.open_layered(&own), path: own, ..place }
-    }
-
-    /// This file as a layered disk over the place's first.
-    fn open_layered(&self, own: &Path) -> Arc<Disk> {
-        let base = self.path.with_file_name("disk");
-        let layer = LayerConfig { bytes: self.disk.bytes(), key: DiskKey::new([7; 64]), base: Some(base) };
-        Arc::new(Disk::open(&DiskConfig { layer: Some(layer), ..DiskConfig::new(own) }, &[]).unwrap())
-    }
-
     fn write<T: ByteValued>(&self, address: u64, value: T) {
         self.memory.write_obj(value, GuestAddress(address)).unwrap();
     }
@@ -121,17 +105,6 @@ impl Place {
     fn server(&self, engine: MakeEngine, limits: DiskLimits) -> Server {
         Server::new(self.disk.clone(), engine(&self.disk).0, "sublet-0".into(), limits, self.memory.clone())
     }
-}
-
-/// What is read of a disk, by way of spare memory.
-fn content(disk: &Arc<Disk>, memory: &Arc<GuestMemory>) -> Vec<u8> {
-    let mut content = vec![0; disk.bytes() as usize];
-    let into = [Segment { address: GuestAddress(SPARE), length: content.len() as u32 }];
-    let mut engine = Engine::blocking();
-    engine.start(0, Io::read(disk, memory, &into, 0).unwrap());
-    engine.next_finished().unwrap().result.unwrap();
-    memory.read_slice(&mut content, GuestAddress(SPARE)).unwrap();
-    content
 }
 
 fn queue(number: u16) -> Queue {
@@ -228,7 +201,7 @@ impl Driven {
     /// What stands in the disk's file; of a layered disk, what is read of it.
     fn content(&self) -> Vec<u8> {
         let Place { disk, memory, path, .. } = &self.place;
-        if disk.layer().is_some() { content(disk, memory) } else { fs::read(path).unwrap() }
+        if disk.layer().is_some() { layered::content(disk, memory) } else { fs::read(path).unwrap() }
     }
 
     /// A request to discard or write zeroes to one range; returns its status.
@@ -366,26 +339,6 @@ fn a_ring_that_claims_more_than_it_holds_stops_the_device_and_the_driver_is_told
     driven.wait_for_call();
     assert!(driven.failure.is_told());
     assert!(driven.block.reset(PATIENCE));
-}
-
-#[test]
-fn what_a_driver_has_written_and_not_flushed_is_found_again_after_it_has_let_go() {
-    for engine in ENGINES {
-        let mut driven = Driven::of(Place::layered(), engine);
-        driven.place.memory.write_slice(&[9; 512], GuestAddress(DATA)).unwrap();
-        let header = driven.header(WRITE_OUT, 5);
-        driven.submit(&[header, Descriptor::new(DATA, 512, NEXT, 2), status_at(STATUS)]);
-        assert_eq!(driven.status(), OK);
-        assert!(driven.block.reset(PATIENCE));
-        // As it stands there, in another machine's hands.
-        let copy = driven.place.path.with_file_name("copy");
-        fs::copy(&driven.place.path, &copy).unwrap();
-        let found = driven.place.open_layered(&copy);
-        assert_eq!(
-            content(&found, &driven.place.memory)[4 * 512..7 * 512],
-            [[4; 512], [9; 512], [6; 512]].concat()
-        );
-    }
 }
 
 #[test]
