@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::world::{AN_HOUR, Loan, PATIENCE, SMALL, World, output, shell, world};
+use crate::{
+    loan::Loan,
+    world::{AN_HOUR, PATIENCE, SMALL, World, output, shell, world},
+};
 use sublet::{
     api::{agent::PartitionState, registry::Lease},
     domain::{

@@ -9,7 +9,8 @@ use sublet::{
 
 use crate::{
     images::Images,
-    world::{AN_HOUR, Loan, SMALL, shell, world},
+    loan::Loan,
+    world::{AN_HOUR, SMALL, shell, world},
 };
 
 /// Stops all that is a runner but the first process, which no signal stops: nothing beats any more, and the job goes on.

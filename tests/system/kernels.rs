@@ -5,7 +5,10 @@ use sublet::{
     domain::resources::Allocation,
 };
 
-use crate::world::{AN_HOUR, Loan, shell, world};
+use crate::{
+    loan::Loan,
+    world::{AN_HOUR, shell, world},
+};
 
 const LOOK: &str =
     "uname -r; nproc; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo; blockdev --getsize64 /dev/vda";

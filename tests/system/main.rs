@@ -22,6 +22,7 @@ mod images;
 mod jail;
 mod jobs;
 mod kernels;
+mod loan;
 mod network;
 mod owners;
 mod ports;

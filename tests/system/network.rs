@@ -9,7 +9,10 @@ use sublet::{
 };
 use sublet_lab::AgentAction;
 
-use crate::world::{AN_HOUR, Loan, PATIENCE, SMALL, World, shell, world};
+use crate::{
+    loan::Loan,
+    world::{AN_HOUR, PATIENCE, SMALL, World, shell, world},
+};
 
 /// The host's own programs; its shell would take busybox's.
 const TOOLS: &str = "PATH=/usr/sbin:$PATH; ip() { /usr/sbin/ip \"$@\"; }; ";

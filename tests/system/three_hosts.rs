@@ -14,7 +14,10 @@ use sublet::{
 };
 use sublet_lab::{Host, HostOptions};
 
-use crate::world::{AN_HOUR, Loan, SMALL, shell, world};
+use crate::{
+    loan::Loan,
+    world::{AN_HOUR, SMALL, shell, world},
+};
 
 /// A CPU for its owner and one to lend.
 fn small_host() -> HostOptions {

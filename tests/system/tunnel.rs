@@ -19,7 +19,10 @@ use sublet::{
 };
 use sublet_lab::AgentAction;
 
-use crate::world::{AN_HOUR, Loan, PATIENCE, SMALL, output, shell, world};
+use crate::{
+    loan::Loan,
+    world::{AN_HOUR, PATIENCE, SMALL, output, shell, world},
+};
 
 /// What goes through a tunnel in each direction, in bytes.
 const MANY: usize = 3 << 20;
