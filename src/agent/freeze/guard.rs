@@ -61,8 +61,17 @@ pub struct Seen {
     pub process: Process,
     pub threads: Vec<Thread>,
     cgroup: Settings,
+    /// Who else is in the machine's group.
+    strangers: Vec<Stranger>,
     offline: Vec<u32>,
     disk: Option<DiskExtent>,
+}
+
+/// A process that is not the machine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stranger {
+    id: u32,
+    name: String,
 }
 
 /// Where it is looked.
@@ -91,6 +100,8 @@ enum Remedy {
     Adopt,
     /// Its CPUs are nobody else's again.
     Keep,
+    /// Out of its group.
+    Evict(u32),
     Set {
         name: String,
         value: String,
@@ -121,6 +132,7 @@ impl Seen {
             process,
             threads,
             cgroup: lookout.cgroups.settings(expected.partition),
+            strangers: strangers(expected, lookout),
             offline: expected.vcpu_cpus.iter().filter(offline).copied().collect(),
             disk: expected.disk.as_ref().and_then(|disk| disk::extent(&disk.path)),
         })
@@ -130,6 +142,12 @@ impl Seen {
     pub fn vcpus(&self) -> impl Iterator<Item = (usize, &Thread)> {
         self.threads.iter().filter_map(|thread| Some((vcpu_of(thread)?, thread)))
     }
+}
+
+fn strangers(expected: &Expected, lookout: &Lookout) -> Vec<Stranger> {
+    let others = lookout.cgroups.processes(expected.partition).into_iter();
+    let others = others.filter(|id| *id != expected.process.id);
+    others.filter_map(|id| Some(Stranger { id, name: threads::program(Path::new("/proc"), id)? })).collect()
 }
 
 /// What the kernel begins in the VMM's name when a vCPU first runs goes by such names, and is beside that vCPU at first.
@@ -157,6 +175,7 @@ impl Expected {
         let mut found: Vec<Deviation> = seen.offline.iter().map(|cpu| offline(*cpu)).collect();
         found.extend(self.compare_place(seen, lookout));
         found.extend(self.compare_settings(&seen.cgroup));
+        found.extend(seen.strangers.iter().map(stranger));
         found.extend(seen.threads.iter().flat_map(|thread| self.compare_thread(thread)));
         found.extend(self.compare_memory(&seen.process));
         found.extend(self.compare_disk(seen.disk));
@@ -264,6 +283,7 @@ impl Expected {
                 self.keep(lookout)
             }
             Remedy::Keep => self.keep(lookout),
+            Remedy::Evict(process) => Ok(lookout.cgroups.evict(*process)?),
             Remedy::Set { name, value, found } => {
                 Ok(lookout.cgroups.restore(self.partition, name, value, found)?)
             }
@@ -337,6 +357,11 @@ fn told(text: &str) -> String {
 fn offline(cpu: u32) -> Deviation {
     let subject = format!("CPU {cpu}");
     deviation(Watched::CpuOnline, &subject, "online", "offline", Remedy::BringOnline(cpu))
+}
+
+fn stranger(Stranger { id, name }: &Stranger) -> Deviation {
+    let subject = format!("process {id} ({name})");
+    deviation(Watched::Stranger, &subject, "elsewhere", "in the machine's group", Remedy::Evict(*id))
 }
 
 fn stopped() -> Deviation {

@@ -164,6 +164,20 @@ impl Cgroups {
         file::write(&group, "cgroup.procs", &process.to_string())
     }
 
+    /// The processes in the partition's group.
+    pub fn processes(&self, partition: PartitionId) -> Vec<u32> {
+        let listed = self.existing(partition).map(|group| file::read(&group, "cgroup.procs"));
+        listed.unwrap_or_default().lines().filter_map(|id| id.parse().ok()).collect()
+    }
+
+    /// Moves a process that is not ours out of whatever group of ours it is in, to where every process begins.
+    pub fn evict(&self, process: u32) -> Result<(), CgroupError> {
+        let place = self.place()?;
+        let groups = place.ancestors().skip(1).take_while(|above| above.join("cgroup.controllers").exists());
+        let root = groups.last().unwrap_or(place);
+        file::write(root, "cgroup.procs", &process.to_string())
+    }
+
     /// Kills whatever is left in the partition's group (SIGKILL).
     pub fn kill(&self, partition: PartitionId) -> Result<(), CgroupError> {
         match self.existing(partition) {

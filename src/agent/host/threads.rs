@@ -79,6 +79,13 @@ pub fn process(proc: &Path, id: u32) -> Option<Process> {
     })
 }
 
+/// What a process that runs a program is called; none: it has ended, or is the kernel's.
+pub fn program(proc: &Path, id: u32) -> Option<String> {
+    let directory = proc.join(id.to_string());
+    fs::read_link(directory.join("exe")).ok()?;
+    Some(fs::read_to_string(directory.join("comm")).ok()?.trim_end().to_owned())
+}
+
 /// Its threads; those that end meanwhile are left out.
 pub fn threads(proc: &Path, process: u32) -> Vec<Thread> {
     let directory = proc.join(format!("{process}/task"));

@@ -161,6 +161,8 @@ pub enum Watched {
     Nice,
     /// A setting of the machine's control group.
     Cgroup,
+    /// In the machine's control group is to be no other process.
+    Stranger,
     /// A host CPU that is set aside is to be online.
     CpuOnline,
     /// The machine's memory is to be locked.
@@ -185,6 +187,7 @@ impl Watched {
             Self::Policy => "scheduling policy",
             Self::Nice => "nice value",
             Self::Cgroup => "control group",
+            Self::Stranger => "company",
             Self::CpuOnline => "CPU",
             Self::LockedMemory => "locked memory",
             Self::Swap => "swap",

@@ -66,6 +66,7 @@ fn seen() -> Seen {
         },
         threads: vec![thread("vcpu0", &[2]), thread("vcpu1", &[3]), thread("disk0", &[0, 1])],
         cgroup: expected().baseline.cgroup,
+        strangers: vec![],
         offline: vec![],
         disk: Some(DiskExtent { bytes: disk::file_bytes(1), allocated_bytes: disk::file_bytes(1) }),
     }
@@ -106,6 +107,8 @@ fn each_change_is_named_with_what_was_and_what_is() {
     assert_eq!(elsewhere, one(Watched::Cgroup, &format!("/sublet/{PARTITION}"), "/other"));
     let astray = changed(|seen| seen.threads[0].cgroup = format!("/sublet/{PARTITION}"));
     assert_eq!(astray, one(Watched::Cgroup, &vcpus_home(), &format!("/sublet/{PARTITION}")));
+    let joined = changed(|seen| seen.strangers = vec![Stranger { id: 7, name: "miner".to_owned() }]);
+    assert_eq!(joined, one(Watched::Stranger, "elsewhere", "in the machine's group"));
     let shared =
         changed(|seen| drop(seen.cgroup.insert("vcpus/cpuset.cpus.partition".into(), "root".into())));
     assert_eq!(shared, one(Watched::Cgroup, "member", "root"));
@@ -137,4 +140,21 @@ fn a_process_that_is_another_one_by_now_is_not_looked_at() {
     child.wait().unwrap();
     assert!(Seen::look(&Expected { process, ..expected() }, &lookout).is_none());
     assert!(Seen::look(&expected(), &lookout).is_some());
+}
+
+#[test]
+fn who_else_is_in_a_machines_group_is_seen_and_whoever_is_the_kernels_or_has_ended_is_not() {
+    let (root, lookout) = lookout();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let own = std::process::id();
+    let listed = root.path().join(format!("sublet/{PARTITION}/cgroup.procs"));
+    // The kernel's first thread, and a process that cannot be.
+    std::fs::write(&listed, format!("{own}\n2\n{}\n{}\n", u32::MAX, child.id())).unwrap();
+    let seen = Seen::look(&expected(), &lookout).unwrap();
+    assert_eq!(seen.strangers, [Stranger { id: child.id(), name: "sleep".to_owned() }]);
+    let [deviation] = &seen.strangers.iter().map(stranger).collect::<Vec<_>>()[..] else { panic!() };
+    expected().restore(deviation, &lookout).unwrap();
+    assert_eq!(std::fs::read_to_string(root.path().join("cgroup.procs")).unwrap(), child.id().to_string());
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
