@@ -1,5 +1,5 @@
 //! Frozen, for real: root of a lender's host changes what was set aside for a lent partition, behind the agent's back. First
-//! with the agent stopped, to show the damage, then with it awake. It is put back, told, signed and credited.
+//! with the agent stopped, to show the harm, then with it awake. It is put back, told, signed and credited.
 
 use std::{
     collections::BTreeSet,
@@ -23,13 +23,40 @@ use sublet::{
         },
     },
 };
-use sublet_lab::attacks::{ATTACKS, Attack};
+use sublet_lab::attacks::{ATTACKS, Attack, Harm, undisturbed};
 
 /// Changes something, and waits until it is put back; how long that took, to a hundredth of a second.
 fn attack(world: &World, partition: PartitionId, attack: &Attack) -> Duration {
     let said = world.on_host(&attack.timed(&partition.to_string(), PATIENCE.as_secs()));
     let hundredths: u64 = said.lines().last().unwrap().trim().parse().unwrap();
     Duration::from_millis(hundredths * 10)
+}
+
+/// Says how much of the time a vCPU ran.
+fn thousandths(said: &str) -> u32 {
+    said.lines().last().unwrap().trim().parse().unwrap()
+}
+
+/// Processes of the owner's that never rest, so many that each CPU they get has several. Each in a session of its own: the
+/// kernel gives each session its share (sched(7), autogroups).
+struct Load<'a>(&'a World);
+
+impl<'a> Load<'a> {
+    fn begin(world: &'a World) -> Self {
+        world.on_host(
+            "touch /run/loaded
+             for worker in $(seq $((4 * $(nproc)))); do
+                 setsid sh -c 'while [ -e /run/loaded ]; do :; done' >/dev/null 2>&1 </dev/null &
+             done",
+        );
+        Self(world)
+    }
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.lab_host.exec(["rm", "/run/loaded"]);
+    }
 }
 
 fn lease(world: &World, lease: LeaseId) -> Lease {
@@ -89,15 +116,18 @@ fn what_root_changes_behind_the_agents_back_is_put_back_told_signed_and_credited
     let wanted: BTreeSet<&str> = ATTACKS.iter().map(|attack| attack.watched).collect();
     let partition = offer.id.to_string();
 
-    // Nobody guards: each change stays, until the agent goes on.
-    world.on_host("kill -STOP $(cat /run/sublet-agent.pid)");
+    // Nobody guards: each change stays, and does harm, until the agent goes on.
+    let load = Load::begin(world);
+    assert!(thousandths(&world.on_host(&undisturbed(&partition))) > 900);
     for attack in &ATTACKS {
-        world.on_host(&attack.unanswered(&partition));
-    }
-    world.on_host("kill -CONT $(cat /run/sublet-agent.pid)");
-    for attack in &ATTACKS {
+        world.on_host("kill -STOP $(cat /run/sublet-agent.pid)");
+        let ran = thousandths(&world.on_host(&attack.unanswered(&partition)));
+        world.on_host("kill -CONT $(cat /run/sublet-agent.pid)");
         world.on_host(&attack.until_put_back(&partition));
+        eprintln!("{}: the vCPU ran {ran} thousandths of the time", attack.watched);
+        assert!(ran < 800 || attack.harm != Harm::Time, "{attack:?} does no harm: {ran}");
     }
+    drop(load);
     let told = wait_for_violations(world, &loan, &wanted);
     assert!(told.iter().all(|violation| violation.before != violation.after), "{told:?}");
 
