@@ -3,13 +3,32 @@
 use std::process::Command;
 
 use sublet::api::{agent::PartitionState, problem::Code};
+use sublet::domain::id::PartitionId;
+use sublet_lab::attacks::names;
 
 use crate::world::{AN_HOUR, SMALL, shell, world};
 
 const MARKER: &str = "the-first-borrowers-secret";
 /// What stands on the disk, and not in the job that writes it there.
 const ON_DISK: &str = "the-$(echo first)-borrowers-data";
+/// Bytes that the guest fills its memory with.
+const FILLED: usize = 32 << 20;
 const DISK_MARKER: &str = "the-first-borrowers-data";
+
+/// How many bytes of a machine's memory are not zero, as its host's root reads them, all of them.
+fn bytes_in_memory(partition: PartitionId) -> usize {
+    let names = names(&partition.to_string());
+    let mib = SMALL.memory_mib;
+    let said = world().on_host(&format!(
+        "{names}
+         from=$(sed -n 's/^\\(.*\\)-\\(.*\\) rw-p .*/\\1 \\2/p' /proc/$machine/maps | while read -r from to; do
+             [ $((0x$to - 0x$from)) != $(({mib} << 20)) ] || echo $from
+         done)
+         dd if=/proc/$machine/mem bs=1M skip=$((0x$from >> 20)) count={mib} 2>/run/copied | tr -d '\\000' | wc -c
+         grep -q '^{mib}+0 records in' /run/copied"
+    ));
+    said.trim().parse().unwrap()
+}
 
 #[test]
 fn the_next_borrower_finds_neither_data_nor_logs_and_the_old_key_opens_nothing() {
@@ -19,6 +38,8 @@ fn the_next_borrower_finds_neither_data_nor_logs_and_the_old_key_opens_nothing()
     first
         .shell(&format!("yes {ON_DISK} | head -c 1048576 > /dev/vda; sync; echo {MARKER} > /dev/console"))
         .success();
+    first.shell(&format!("yes secret | head -c {FILLED} > /filled")).success();
+    assert!(bytes_in_memory(offer.id) > FILLED);
     // Not even while it is lent does the disk stand anywhere to be read.
     let disk = format!("/var/lib/sublet/partitions/{}/disk", offer.id);
     assert_eq!(world.on_host(&format!("grep -c {DISK_MARKER} {disk} || true")).trim(), "0");
@@ -37,6 +58,8 @@ fn the_next_borrower_finds_neither_data_nor_logs_and_the_old_key_opens_nothing()
     let blocks = Command::new("sh").args(["-c", &blocks]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&blocks.stdout).trim(), "0");
     assert_ne!(world.on_host(&format!("sha256sum {key}")), first_key);
+
+    assert_eq!(bytes_in_memory(offer.id), 0, "memory is given again as zeroes");
 
     let second = world.borrow(offer.id, AN_HOUR);
     assert_eq!(second.shell("tr -d '\\000' < /dev/vda | wc -c").success().trim(), "0");

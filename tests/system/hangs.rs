@@ -10,7 +10,7 @@ use sublet::{
 use crate::{
     images::Images,
     loan::Loan,
-    world::{AN_HOUR, SMALL, shell, world},
+    world::{AN_HOUR, SMALL, World, shell, world},
 };
 
 /// Stops all that is a runner but the first process, which no signal stops: nothing beats any more, and the job goes on.
@@ -94,13 +94,18 @@ fn kernel_that_hangs_with_interrupts_off() -> Vec<u8> {
     file
 }
 
-#[test]
-fn a_kernel_that_hangs_with_interrupts_off_is_reported_though_nothing_ever_called_and_ends_with_its_lease() {
-    let world = world();
+/// The image `hangs`, of that kernel.
+pub(crate) fn image_that_hangs(world: &World) -> Images<'_> {
     let file = world.directory.join("interrupts-off");
     fs::write(&file, kernel_that_hangs_with_interrupts_off()).unwrap();
     world.lab_host.copy(&file, "/tmp/interrupts-off").unwrap();
-    let _images = Images::add(world, "copy hangs; mv /tmp/interrupts-off /tmp/images/hangs/vmlinux");
+    Images::add(world, "copy hangs; mv /tmp/interrupts-off /tmp/images/hangs/vmlinux")
+}
+
+#[test]
+fn a_kernel_that_hangs_with_interrupts_off_is_reported_though_nothing_ever_called_and_ends_with_its_lease() {
+    let world = world();
+    let _images = image_that_hangs(world);
     let offer = world.offer(SMALL);
     let loan = world.borrow(offer.id, AN_HOUR);
     let submit = || world.wait(loan.submit(shell("hangs", "true"))).unwrap().id;

@@ -16,6 +16,7 @@ use sublet::{
 };
 use uuid::Uuid;
 
+use crate::hangs::image_that_hangs;
 use crate::world::{AN_HOUR, PATIENCE, SMALL, shell, world};
 
 /// Processes that start two others each, in a group that bounds them, until there are as many as may be.
@@ -142,7 +143,13 @@ fn what_fails_at_the_owners_leaves_a_lent_job_running() {
             assert_eq!(how, GuestEnd::Panicked, "{failure}");
         }
     }
-    // In the reserve: as many processes as there may be, as much memory as there is, and no agent.
+    let _images = image_that_hangs(world);
+    if let GuestState::Running { .. } = world.wait(world.owner().partition(own.id)).unwrap().guest {
+        world.wait(own.agent.stop(own.id)).unwrap();
+    }
+    own.start(shell("hangs", "true"));
+    world.wait_for_partition(own.id, |view| view.guest_hung.is_some());
+    // And while it hangs, in the reserve: as many processes as there may be, as much memory as there is, and no agent.
     world.on_host(BOMB);
     world.on_host("(echo 1000 >/proc/self/oom_score_adj; tail /dev/zero) || true; agent kill; agent start");
     world.lab_host.wait_for_agent().unwrap();
