@@ -59,8 +59,17 @@ pub struct Connection {
     /// Each with the place in `incoming` of the last byte that came with it.
     descriptors: Vec<(usize, OwnedFd)>,
     outgoing: Vec<u8>,
-    /// Generation after which a `wait` is to be answered.
-    waits_after: Option<u64>,
+    /// What its request waits for.
+    waits_for: Option<WaitsFor>,
+}
+
+/// What a request that is not answered yet waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// A generation of the machine's state greater than this.
+    State(u64),
+    /// The same of what is wanted of what lies under its disk.
+    Wanted(u64),
 }
 
 /// One line.
@@ -75,7 +84,7 @@ pub struct Asked {
 impl Connection {
     /// Over a stream that does not block.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, incoming: vec![], descriptors: vec![], outgoing: vec![], waits_after: None }
+        Self { stream, incoming: vec![], descriptors: vec![], outgoing: vec![], waits_for: None }
     }
 
     /// Takes in what has arrived. An error, the other side's end, and more than one line's worth or one boot's
@@ -113,7 +122,7 @@ impl Connection {
 
     /// The next request, once the one before it has been answered in full.
     pub fn next_request(&mut self) -> Option<Asked> {
-        if self.waits_after.is_some() || self.has_unsent() {
+        if self.waits_for.is_some() || self.has_unsent() {
             return None;
         }
         let end = self.incoming.iter().position(|byte| *byte == b'\n')?;
@@ -130,19 +139,19 @@ impl Connection {
         these.into_iter().map(|(_, descriptor)| descriptor).collect()
     }
 
-    /// Leaves the request unanswered until the generation is greater than `after`.
-    pub fn wait_after(&mut self, after: u64) {
-        self.waits_after = Some(after);
+    /// Leaves the request unanswered until this has come.
+    pub fn wait_for(&mut self, what: WaitsFor) {
+        self.waits_for = Some(what);
     }
 
-    /// Whether a wait is due now.
-    pub fn is_due(&self, generation: u64) -> bool {
-        self.waits_after.is_some_and(|after| generation > after)
+    /// What the request waits for, if there is one that does.
+    pub fn waits_for(&self) -> Option<WaitsFor> {
+        self.waits_for
     }
 
     /// Answers.
     pub fn reply(&mut self, reply: &Reply) -> io::Result<()> {
-        self.waits_after = None;
+        self.waits_for = None;
         write_line(&mut self.outgoing, reply).map_err(|error| match error {
             LineError::Io(error) => error,
             other => io::Error::other(other),
@@ -239,9 +248,9 @@ mod tests {
         let (_directory, mut connection, mut client) = connected();
         client.write_all(b"{\"request\":\"stop\",\"version\":2}\n").unwrap();
         connection.receive().unwrap();
-        connection.wait_after(3);
+        connection.wait_for(WaitsFor::State(3));
         assert!(connection.next_request().is_none());
-        assert!(!connection.is_due(3) && connection.is_due(4));
+        assert_eq!(connection.waits_for(), Some(WaitsFor::State(3)));
         connection.reply(&Reply::Refused(refusal(RefusalCode::NotAllowedNow, "no".into()))).unwrap();
         assert!(matches!(connection.next_request().unwrap().request, Ok(Request::Stop { .. })));
         let _: Reply = read_line(&mut BufReader::new(client)).unwrap();
@@ -301,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_client_that_sends_more_descriptors_than_a_boot_takes_is_dropped() {
-        for batches in [&[3][..], &[2, 1], &[1, 1, 1]] {
+        for batches in [&[5][..], &[3, 2], &[1; 5]] {
             let (_directory, mut connection, client) = connected();
             batches.iter().for_each(|count| send_with(&client, *count, "x"));
             assert!(connection.receive().is_err(), "{batches:?}");

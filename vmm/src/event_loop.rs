@@ -16,7 +16,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use crate::{
     boot::{BootError, Files},
     clock::{Timer, boottime_ns},
-    control::{Asked, Connection, Listener, refusal},
+    control::{Asked, Connection, Listener, WaitsFor, refusal},
     daemon::with_causes,
     lifecycle::{Action, Lifecycle},
     machine::Machine,
@@ -27,6 +27,7 @@ const LISTENER: u64 = 0;
 const GUEST_END: u64 = 1;
 const STOP_AT: u64 = 2;
 const CONSOLE: u64 = 3;
+const WANTED: u64 = 4;
 const FIRST_CONNECTION: u64 = 16;
 /// Most connections at once; more are closed as they come.
 const CONNECTIONS_LIMIT: usize = 64;
@@ -43,8 +44,8 @@ pub enum EventLoopError {
 /// What a request comes to.
 enum Answer {
     Now(Reply),
-    /// Once the generation is greater than this.
-    Later(u64),
+    /// Once this has come.
+    Later(WaitsFor),
     /// The process is to end.
     Release,
 }
@@ -80,6 +81,9 @@ impl EventLoop {
         event_loop.watch(event_loop.machine.guest_end().event().as_raw_fd(), GUEST_END)?;
         event_loop.watch(event_loop.stop_timer.as_fd().as_raw_fd(), STOP_AT)?;
         event_loop.watch(event_loop.machine.console().as_fd().as_raw_fd(), CONSOLE)?;
+        for event in event_loop.machine.wanted_events() {
+            event_loop.watch(event.as_raw_fd(), WANTED)?;
+        }
         Ok(event_loop)
     }
 
@@ -122,6 +126,10 @@ impl EventLoop {
                 self.machine.console().flush();
                 Ok(())
             }
+            WANTED => {
+                self.machine.acknowledge_wanted();
+                Ok(())
+            }
             connection => self.converse(connection),
         }
     }
@@ -158,7 +166,12 @@ impl EventLoop {
         };
         Ok(Answer::Now(match request {
             Request::Status { .. } => self.status(),
-            Request::Wait { after, .. } => return Ok(Answer::Later(after)),
+            Request::Wait { after, .. } => return Ok(Answer::Later(WaitsFor::State(after))),
+            Request::Wanted { after, .. } => return Ok(Answer::Later(WaitsFor::Wanted(after))),
+            Request::Arrived { failed, .. } => {
+                self.machine.base_arrived(&failed);
+                self.status()
+            }
             Request::Boot { source, .. } => self.boot(&source, asked.descriptors),
             Request::Stop { .. } => self.act(Action::Stop, |this| this.machine.press_power_button()),
             Request::Kill { .. } => {
@@ -242,7 +255,7 @@ impl EventLoop {
         while let Some(asked) = self.connections.get_mut(&number).and_then(Connection::next_request) {
             match self.answer(asked)? {
                 Answer::Now(reply) => self.reply(number, &reply),
-                Answer::Later(after) => self.wait(number, after),
+                Answer::Later(what) => self.wait(number, what),
                 Answer::Release => {
                     self.is_released = true;
                     self.machine.halt();
@@ -254,9 +267,9 @@ impl EventLoop {
         self.watch_for_room(number)
     }
 
-    fn wait(&mut self, number: u64, after: u64) {
+    fn wait(&mut self, number: u64, what: WaitsFor) {
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.wait_after(after);
+            connection.wait_for(what);
         }
     }
 
@@ -269,12 +282,24 @@ impl EventLoop {
 
     /// Answers every wait that is due.
     fn answer_waiting(&mut self) -> Result<(), EventLoopError> {
-        let generation = self.lifecycle.generation();
         loop {
-            let due = self.connections.iter().find(|(_, connection)| connection.is_due(generation));
-            let Some(number) = due.map(|(number, _)| *number) else { return Ok(()) };
-            self.reply(number, &self.status());
+            let mut waiting = self.connections.iter();
+            let due =
+                waiting.find_map(|(number, connection)| Some((*number, self.due(connection.waits_for()?)?)));
+            let Some((number, reply)) = due else { return Ok(()) };
+            self.reply(number, &reply);
             self.serve(number)?;
+        }
+    }
+
+    /// The answer, where what it waited for has come.
+    fn due(&self, what: WaitsFor) -> Option<Reply> {
+        match what {
+            WaitsFor::State(after) => (self.lifecycle.generation() > after).then(|| self.status()),
+            WaitsFor::Wanted(after) => {
+                let wanted = self.machine.wanted_of_base();
+                (wanted.generation > after).then_some(Reply::Wanted(wanted))
+            }
         }
     }
 

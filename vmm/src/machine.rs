@@ -1,6 +1,7 @@
 //! A machine that has been built: what can be done to it, in which order, is [`crate::lifecycle`]'s to say.
 
 use std::{
+    os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,10 +10,14 @@ use std::{
 };
 
 use kvm_ioctls::VmFd;
-use sublet_vmm_protocol::{BootSource, DiskStatus};
+use sublet_vmm_protocol::{BaseSource, BootSource, DiskStatus, Wanted};
 
 use crate::{
     arch::x86_64::registers::EntryPoint,
+    block::layer::{
+        Layer,
+        base::{Base, BaseError},
+    },
     boot::{self, BootError, Files},
     console::Console,
     devices::{Bus, power::PowerButton, virtio::block::DiskService},
@@ -37,9 +42,22 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Fills the memory with an operating system. If that fails nothing of it is left there.
-    pub fn load(&self, source: &BootSource, files: Files) -> Result<EntryPoint, BootError> {
-        boot::load(&self.memory, source, files, self.vcpus.len() as u8).inspect_err(|_| self.unload())
+    /// Fills the memory with an operating system, and puts what comes with it under a disk. If that fails nothing of it is left.
+    pub fn load(&self, source: &BootSource, mut files: Files) -> Result<EntryPoint, BootError> {
+        let base = files.base.take();
+        let loaded = boot::load(&self.memory, source, files, self.vcpus.len() as u8);
+        let based = loaded.and_then(|entry| match (&source.base, base) {
+            (Some(BaseSource { disk, .. }), Some(base)) => {
+                self.put_under(*disk, base).map(|()| entry).map_err(BootError::Base)
+            }
+            _ => Ok(entry),
+        });
+        based.inspect_err(|_| self.unload())
+    }
+
+    fn put_under(&self, disk: usize, base: Base) -> Result<(), BaseError> {
+        let layer = self.disks.get(disk).and_then(DiskService::layer).ok_or(BaseError::NoLayer(disk))?;
+        layer.put_over(base)
     }
 
     /// Forgets an operating system that was loaded and is not to run.
@@ -75,6 +93,31 @@ impl Machine {
     /// How the guest ended, if it did so by itself.
     pub fn guest_end(&self) -> &GuestEnd {
         &self.end
+    }
+
+    /// More of what lies under a disk is there, and these chunks will not be.
+    pub fn base_arrived(&self, failed: &[u64]) {
+        self.layers().for_each(|layer| layer.arrived(failed));
+    }
+
+    /// What the guest waits for of what lies under a disk.
+    pub fn wanted_of_base(&self) -> Wanted {
+        let nothing = Wanted { generation: 0, chunks: Vec::new() };
+        self.layers().find(|layer| layer.has_base()).map_or(nothing, Layer::wanted)
+    }
+
+    /// Each becomes readable when more of that is wanted.
+    pub fn wanted_events(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.layers().map(Layer::wanted_event)
+    }
+
+    /// None of them is readable any more.
+    pub fn acknowledge_wanted(&self) {
+        self.layers().for_each(Layer::acknowledge_wanted);
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.disks.iter().filter_map(DiskService::layer)
     }
 
     pub fn console(&self) -> &Console {

@@ -192,7 +192,7 @@ impl Driver {
                 Ok(keys.make(id)?)
             }
         });
-        let layer = LayerConfig { bytes: mib << 20, key: key.await??, base: None };
+        let layer = LayerConfig { bytes: mib << 20, key: key.await?? };
         let vcpus = self.row.partition.host_cpus.len().min(DISK_QUEUE_MAX.into()) as u16;
         let limits = self.services.config.disk.limits();
         let disk = DiskConfig::new(self.services.disk(id));

@@ -58,7 +58,8 @@ fn load(guest: &Guest, kernel: &[u8], initrd: Option<u32>, given: &Given) -> Res
     let file = MemoryFile::new(kernel.len() as u64);
     file.0.write_all_at(kernel, 0).unwrap();
     let initrd = initrd.map(|bytes| MemoryFile::new(bytes.into()));
-    let source = BootSource { has_initrd: initrd.is_some(), command_line: given.command_line.clone() };
+    let command_line = given.command_line.clone();
+    let source = BootSource { has_initrd: initrd.is_some(), command_line, base: None };
     let descriptors = [Some(file), initrd].into_iter().flatten().map(|file| file.0.into()).collect();
     let files = Files::of(&source, descriptors).map_err(BootError::Files)?;
     boot::load(&guest.memory, &source, files, given.vcpus % 32 + 1)

@@ -9,8 +9,8 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use sublet_vmm::control::{Asked, Connection, refusal};
 use sublet_vmm_protocol::{
-    BootSource, LINE_LIMIT, LineError, MachineState, PROTOCOL_VERSION, RefusalCode, Reply, Request, Status,
-    read_line, write_line,
+    BaseSource, BootSource, LINE_LIMIT, LineError, MachineState, PROTOCOL_VERSION, RefusalCode, Reply,
+    Request, Status, Wanted, read_line, write_line,
 };
 
 use crate::Seed;
@@ -66,6 +66,8 @@ fn version(request: &Request) -> u32 {
         | Request::Stop { version }
         | Request::Kill { version }
         | Request::StopAt { version, .. }
+        | Request::Wanted { version, .. }
+        | Request::Arrived { version, .. }
         | Request::Release { version } => *version,
     }
 }
@@ -99,7 +101,8 @@ fn seed<T: Serialize>(piece: u8, messages: &[T]) -> Vec<u8> {
 
 pub fn seeds() -> Vec<Seed> {
     let version = PROTOCOL_VERSION;
-    let source = BootSource { has_initrd: true, command_line: "console=ttyS0".into() };
+    let base = Some(BaseSource { disk: 0, bytes: 1 << 20, is_arriving: true });
+    let source = BootSource { has_initrd: true, command_line: "console=ttyS0".into(), base };
     let requests = [
         Request::Status { version },
         Request::Wait { version, after: 7 },
@@ -108,6 +111,8 @@ pub fn seeds() -> Vec<Seed> {
         Request::Kill { version },
         Request::StopAt { version, boottime_ns: Some(1 << 40) },
         Request::StopAt { version: version + 1, boottime_ns: None },
+        Request::Wanted { version, after: 3 },
+        Request::Arrived { version, failed: vec![1, 1 << 20] },
         Request::Release { version },
     ];
     let status = Status {
@@ -118,8 +123,11 @@ pub fn seeds() -> Vec<Seed> {
         disks: vec![],
         stop_at_boottime_ns: None,
     };
-    let replies =
-        [Reply::Status(status), Reply::Refused(refusal(RefusalCode::Malformed, "not a request".into()))];
+    let replies = [
+        Reply::Status(status),
+        Reply::Wanted(Wanted { generation: 4, chunks: vec![0, 7] }),
+        Reply::Refused(refusal(RefusalCode::Malformed, "not a request".into())),
+    ];
     vec![
         ("requests", seed(255, &requests)),
         ("requests_in_pieces", seed(6, &requests)),

@@ -13,8 +13,11 @@ use std::{
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-/// Most descriptors that come with a `boot` request: kernel and initrd.
-pub const BOOT_FILES_MAX: usize = 2;
+use crate::config::BaseSource;
+
+/// Most descriptors that come with a `boot` request: kernel, initrd, what lies under a disk, and the map of what of that has
+/// arrived.
+pub const BOOT_FILES_MAX: usize = 4;
 
 #[derive(Debug, Error)]
 pub enum OpenBootFileError {
@@ -24,12 +27,21 @@ pub enum OpenBootFileError {
     NotAFile { what: &'static str, path: PathBuf },
 }
 
-/// Kernel and initrd, open for reading.
+/// What a machine boots from, open for reading.
 #[derive(Debug)]
 pub struct BootFiles {
     /// bzImage or uncompressed 64-bit ELF kernel.
     pub(crate) kernel: File,
     pub(crate) initrd: Option<File>,
+    pub(crate) base: Option<(BaseSource, BaseFiles)>,
+}
+
+/// What lies under a disk.
+#[derive(Debug)]
+pub struct BaseFiles {
+    pub content: File,
+    /// Which chunks of it have arrived; none: all.
+    pub arrived: Option<File>,
 }
 
 impl BootFiles {
@@ -37,12 +49,21 @@ impl BootFiles {
         Ok(Self {
             kernel: open("kernel", kernel)?,
             initrd: initrd.map(|path| open("initrd", path)).transpose()?,
+            base: None,
         })
+    }
+
+    /// The same with `bytes` of these files under a disk.
+    pub fn over(self, disk: usize, bytes: u64, files: BaseFiles) -> Self {
+        let source = BaseSource { disk, bytes, is_arriving: files.arrived.is_some() };
+        Self { base: Some((source, files)), ..self }
     }
 
     /// In the order in which the VMM expects them.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        std::iter::once(&self.kernel).chain(&self.initrd).map(File::as_fd).collect()
+        let base =
+            self.base.iter().flat_map(|(_, files)| std::iter::once(&files.content).chain(&files.arrived));
+        std::iter::once(&self.kernel).chain(&self.initrd).chain(base).map(File::as_fd).collect()
     }
 }
 

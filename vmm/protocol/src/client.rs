@@ -19,7 +19,7 @@ use crate::{
     PROTOCOL_VERSION,
     boot::{BOOT_FILES_MAX, BootFiles},
     config::BootSource,
-    control::{Refusal, Reply, Request, Status},
+    control::{Refusal, Reply, Request, Status, Wanted},
     line::{LineError, read_line, to_line},
 };
 
@@ -37,6 +37,8 @@ pub enum ControlError {
     Line(#[source] LineError),
     #[error("the VMM refused ({:?}): {}", .0.code, .0.message)]
     Refused(Refusal),
+    #[error("the VMM answered something else than was asked")]
+    Unexpected,
 }
 
 /// A connection to one VMM. After any error but [`ControlError::Refused`] it is closed and each later request
@@ -62,9 +64,18 @@ impl Control {
 
     /// Boots the machine from these files, whose descriptors go along.
     pub fn boot(&mut self, files: &BootFiles, command_line: String) -> Result<Status, ControlError> {
-        let source = BootSource { has_initrd: files.initrd.is_some(), command_line };
+        let base = files.base.as_ref().map(|(source, _)| source.clone());
+        let source = BootSource { has_initrd: files.initrd.is_some(), command_line, base };
         let request = Request::Boot { version: PROTOCOL_VERSION, source };
-        self.converse(&request, &files.descriptors(), Some(REPLY_TIMEOUT))
+        status(self.converse(&request, &files.descriptors(), Some(REPLY_TIMEOUT))?)
+    }
+
+    /// Waits until the guest wants more of what lies under its disk than it did at generation `after`.
+    pub fn wanted(&mut self, after: u64) -> Result<Wanted, ControlError> {
+        match self.converse(&Request::Wanted { version: PROTOCOL_VERSION, after }, &[], None)? {
+            Reply::Wanted(wanted) => Ok(wanted),
+            _ => Err(ControlError::Unexpected),
+        }
     }
 
     /// Sends one request and waits [`REPLY_TIMEOUT`] for its answer. For [`Request::Boot`] use [`Control::boot`], for [`Request::Wait`] use
@@ -79,7 +90,7 @@ impl Control {
         request: &Request,
         timeout: Option<Duration>,
     ) -> Result<Status, ControlError> {
-        self.converse(request, &[], timeout)
+        status(self.converse(request, &[], timeout)?)
     }
 
     fn converse(
@@ -87,11 +98,11 @@ impl Control {
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
         timeout: Option<Duration>,
-    ) -> Result<Status, ControlError> {
+    ) -> Result<Reply, ControlError> {
         self.connection.get_mut().deadline = timeout.map(|timeout| Instant::now() + timeout);
         match self.exchange(request, descriptors) {
-            Ok(Reply::Status(status)) => Ok(status),
             Ok(Reply::Refused(refusal)) => Err(ControlError::Refused(refusal)),
+            Ok(reply) => Ok(reply),
             Err(error) => {
                 // Closed already when the other side was faster; either way nothing more is said here.
                 let _ = self.connection.get_ref().stream.shutdown(Shutdown::Both);
@@ -109,6 +120,13 @@ impl Control {
         let sent = connection.send_with(descriptors, &line).map_err(LineError::Io)?;
         connection.write_all(&line[sent..]).map_err(LineError::Io)?;
         read_line(&mut self.connection)
+    }
+}
+
+fn status(reply: Reply) -> Result<Status, ControlError> {
+    match reply {
+        Reply::Status(status) => Ok(status),
+        _ => Err(ControlError::Unexpected),
     }
 }
 
@@ -259,7 +277,7 @@ mod tests {
         });
         assert_eq!(control.boot(&files, "quiet".into()).unwrap(), prepared());
         let (request, texts): (Request, _) = server.join().unwrap();
-        let source = BootSource { has_initrd: true, command_line: "quiet".into() };
+        let source = BootSource { has_initrd: true, command_line: "quiet".into(), base: None };
         assert_eq!(request, Request::Boot { version: PROTOCOL_VERSION, source });
         assert_eq!(texts, ["the kernel", "the initrd"]);
     }

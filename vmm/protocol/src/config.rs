@@ -112,6 +112,14 @@ pub const fn map_offset(disk_bytes: u64) -> u64 {
     disk_bytes.next_multiple_of(CHUNK_BYTES)
 }
 
+/// Largest that can lie under a disk, in bytes (256 GiB): the map of what of it has arrived, 512 KiB then, is in memory.
+pub const BASE_MAX: u64 = 256 << 30;
+
+/// How large the map is of what has arrived of a base: a bit a chunk.
+pub const fn map_of_arrived_bytes(base_bytes: u64) -> u64 {
+    base_bytes.div_ceil(CHUNK_BYTES).div_ceil(8)
+}
+
 /// How large the file of a layered disk is: its chunks, and the map.
 pub const fn layered_file_bytes(disk_bytes: u64) -> u64 {
     let chunks = disk_bytes.div_ceil(CHUNK_BYTES);
@@ -218,6 +226,23 @@ pub struct BootSource {
     pub has_initrd: bool,
     /// Kernel command line, ASCII, without a terminating NUL.
     pub command_line: String,
+    /// What lies under one of its disks; none: zeroes lie under each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseSource>,
+}
+
+/// What lies under a layered disk, raw, and is only read. Its descriptor follows those of kernel and initrd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseSource {
+    /// The disk's number.
+    pub disk: usize,
+    /// How much of the file lies under the disk, in bytes, from its start on; above it there are zeroes.
+    pub bytes: u64,
+    /// Whether it is still arriving. Then the descriptor of a map follows: a bit a chunk ([`CHUNK_BYTES`]), the first the lowest
+    /// of its byte. A chunk whose bit is set is there and stays as it is; what the guest wants of others it waits for, see
+    /// [`crate::Request::Wanted`].
+    pub is_arriving: bool,
 }
 
 /// Why a configuration cannot be a machine: names the field and the limit.

@@ -20,8 +20,8 @@ pub enum Request {
     /// Answered with a status as soon as [`Status::generation`] is greater than `after`; a watcher asks again
     /// with the generation it got.
     Wait { version: u32, after: u64 },
-    /// `Prepared → Running`; answered once the first instruction is about to run. Descriptors of the kernel and, after
-    /// it, of the initrd come with it (`SCM_RIGHTS`, unix(7)), see [`crate::Control::boot`].
+    /// `Prepared → Running`; answered once the first instruction is about to run. Descriptors come with it
+    /// (`SCM_RIGHTS`, unix(7)): of the kernel, of the initrd, and of what lies under a disk, see [`crate::Control::boot`].
     Boot { version: u32, source: BootSource },
     /// Ends a guest the polite way: the ACPI power button. The guest may take its time or refuse.
     Stop { version: u32 },
@@ -30,6 +30,12 @@ pub enum Request {
     /// Sets the moment, on CLOCK_BOOTTIME in nanoseconds, past which the guest must not run; the VMM ends it
     /// by itself, agent alive or not. None removes it. A moment that has passed ends the guest at once.
     StopAt { version: u32, boottime_ns: Option<u64> },
+    /// What the guest waits for of what lies under its disk and has not arrived; answered with [`Reply::Wanted`] as soon as
+    /// [`Wanted::generation`] is greater than `after`. One who asks again with the generation it got misses nothing.
+    Wanted { version: u32, after: u64 },
+    /// More of what lies under the disk is there, as its map says; and these chunks will not be: whoever waits for one gets
+    /// an error, and whoever wants it later waits again.
+    Arrived { version: u32, failed: Vec<u64> },
     /// Ends the VMM process itself, in any state; answered just before it ends.
     Release { version: u32 },
 }
@@ -39,7 +45,20 @@ pub enum Request {
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     Status(Status),
+    Wanted(Wanted),
     Refused(Refusal),
+}
+
+/// Most chunks that are told at once.
+pub const WANTED_MAX: usize = 256;
+
+/// What of what lies under a disk a guest waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Grows with each chunk that is wanted and was not before; 0 before the first.
+    pub generation: u64,
+    /// By number, ascending: [`WANTED_MAX`] at most.
+    pub chunks: Vec<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,15 +14,16 @@ pub mod console;
 pub mod control;
 mod line;
 
-pub use boot::{BOOT_FILES_MAX, BootFiles, OpenBootFileError};
+pub use boot::{BOOT_FILES_MAX, BaseFiles, BootFiles, OpenBootFileError};
 pub use client::{Control, ControlError, REPLY_TIMEOUT};
 pub use config::{
-    BootSource, ConfigError, ConsoleConfig, DiskConfig, DiskKey, DiskLimits, LayerConfig, MacAddress,
-    MachineConfig, NetworkConfig, PortConfig, RateLimit, RngConfig, VsockConfig,
+    BaseSource, BootSource, ConfigError, ConsoleConfig, DiskConfig, DiskKey, DiskLimits, LayerConfig,
+    MacAddress, MachineConfig, NetworkConfig, PortConfig, RateLimit, RngConfig, VsockConfig,
 };
 pub use console::{ConsoleLog, ConsoleLogError, ConsoleSlice};
 pub use control::{
     DiskEngine, DiskStatus, Ended, MachineState, Refusal, RefusalCode, Reply, Request, Status, Stopped,
+    WANTED_MAX, Wanted,
 };
 pub use line::{LINE_LIMIT, LineError, read_line, to_line, write_line};
 

@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_newline_within_a_value_does_not_end_the_line() {
-        let source = crate::BootSource { has_initrd: false, command_line: "c\nd".into() };
+        let source = crate::BootSource { has_initrd: false, command_line: "c\nd".into(), base: None };
         let request = Request::Boot { version: PROTOCOL_VERSION, source };
         let mut bytes = vec![];
         write_line(&mut bytes, &request).unwrap();

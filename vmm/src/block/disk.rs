@@ -14,13 +14,12 @@ use std::{
 use rustix::fs::{
     AtFlags, FlockOperation, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, flock, ioctl_blksszget, statx,
 };
-use sublet_vmm_protocol::{DiskConfig, LayerConfig, config::layered_file_bytes};
+use sublet_vmm_protocol::{DiskConfig, config::layered_file_bytes};
 use thiserror::Error;
 
 use super::{
     SECTOR_SIZE,
     device_limits::DeviceLimits,
-    io::At,
     layer::{Layer, LayerError},
 };
 
@@ -45,8 +44,6 @@ pub enum OpenDiskError {
     Empty { path: PathBuf, block: u32 },
     #[error("{path:?} cannot be used as a layered disk")]
     Layer { path: PathBuf, source: LayerError },
-    #[error("{path:?} cannot be what lies under a disk")]
-    Base { path: PathBuf, source: Box<OpenDiskError> },
     #[error("{path:?} has blocks of {block} bytes; {BLOCK_MAX} at most can be passed on to a guest")]
     Blocks { path: PathBuf, block: u32 },
 }
@@ -103,7 +100,8 @@ impl Disk {
             return Err(OpenDiskError::Blocks { path, block: shape.block });
         }
         let end = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
-        let layer = config.layer.as_ref().map(|layer| open_layer(&file, end, layer, config)).transpose()?;
+        let layer = config.layer.as_ref().map(|layer| Layer::open(&file, end, layer)).transpose();
+        let layer = layer.map_err(|source| OpenDiskError::Layer { path: path.clone(), source })?;
         let seen = layer.as_ref().map_or(end, Layer::disk_bytes);
         match seen - seen % u64::from(shape.block) {
             0 => Err(OpenDiskError::Empty { path, block: shape.block }),
@@ -177,38 +175,10 @@ impl Disk {
     }
 }
 
-impl Disk {
-    /// One of its files.
-    pub fn file(&self, at: At) -> io::Result<BorrowedFd<'_>> {
-        let base = || self.layer.as_ref().and_then(Layer::base).ok_or(io::ErrorKind::NotFound);
-        Ok(match at {
-            At::Own => self.file.as_fd(),
-            At::Base => base()?.file.as_fd(),
-        })
-    }
-}
-
 impl AsFd for Disk {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
-}
-
-/// What lies under it is accessed as the disk is.
-fn open_layer(
-    file: &File,
-    file_bytes: u64,
-    layer: &LayerConfig,
-    disk: &DiskConfig,
-) -> Result<Layer, OpenDiskError> {
-    let open_base = |path: &PathBuf| {
-        let config = DiskConfig { read_only: true, direct: disk.direct, ..DiskConfig::new(path) };
-        let failed = |source| OpenDiskError::Base { path: path.clone(), source: Box::new(source) };
-        Disk::open(&config, &[]).map_err(failed)
-    };
-    let base = layer.base.as_ref().map(open_base).transpose()?;
-    let failed = |source| OpenDiskError::Layer { path: disk.path.clone(), source };
-    Layer::open(file, file_bytes, layer, base).map_err(failed)
 }
 
 fn open_file(config: &DiskConfig) -> Result<File, OpenDiskError> {

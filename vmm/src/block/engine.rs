@@ -72,10 +72,19 @@ impl Engine {
         }
     }
 
+    /// Has work that waits go on, where what it waits for is there now.
+    pub fn ask_waiting(&mut self) {
+        match self {
+            Self::Ring(ring) => ring.ask_waiting(),
+            Self::Blocking(blocking) => blocking.ask_waiting(),
+        }
+    }
+
     /// Work in hand, and what is started from now on, ends with the step that it is at, until `false` is said.
     pub fn cancel(&mut self, cancel: bool) {
-        if let Self::Ring(ring) = self {
-            ring.cancel(cancel);
+        match self {
+            Self::Ring(ring) => ring.cancel(cancel),
+            Self::Blocking(blocking) => blocking.cancel(cancel),
         }
     }
 

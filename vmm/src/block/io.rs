@@ -21,21 +21,11 @@ pub enum Io {
     Layered(Box<LayeredIo>),
 }
 
-/// Which file of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
-    /// The disk's own.
-    Own,
-    /// That of what lies under it.
-    Base,
-}
-
 /// What is to be done next, in one system call. Memory is the guest's, a buffer of the [`Io`]'s own, or zeroes to write; all
 /// outlive the [`Io`].
 #[derive(Clone, Copy)]
 pub enum Step<'a> {
     Read {
-        from: At,
         parts: &'a [libc::iovec],
         offset: u64,
     },
@@ -54,7 +44,7 @@ pub enum Step<'a> {
 /// What is next.
 pub enum Next<'a> {
     Step(Step<'a>),
-    /// Other work on the disk is to get on first.
+    /// Other work on the disk is to get on first, or more of what lies under it to arrive.
     Wait,
     Done,
 }

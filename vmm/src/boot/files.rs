@@ -12,6 +12,8 @@ use rustix::{
 use sublet_vmm_protocol::BootSource;
 use thiserror::Error;
 
+use crate::block::layer::base::{Base, BaseError};
+
 #[derive(Debug, Error)]
 pub enum FilesError {
     #[error("{needed} descriptors must come with this boot request, not {got}")]
@@ -20,28 +22,38 @@ pub enum FilesError {
     NotAFile(&'static str),
     #[error("the {what} cannot be read from its start")]
     Unusable { what: &'static str, source: Errno },
+    #[error(transparent)]
+    Base(#[from] BaseError),
 }
 
-/// Kernel and initrd, at their start.
+/// Kernel and initrd, at their start, and what lies under a disk.
 #[derive(Debug)]
 pub struct Files {
     pub(super) kernel: File,
     pub(super) initrd: Option<File>,
+    pub(crate) base: Option<Base>,
 }
 
 impl Files {
     /// Takes exactly what the source says has come.
     pub fn of(source: &BootSource, descriptors: Vec<OwnedFd>) -> Result<Self, FilesError> {
-        let (needed, got) = (1 + usize::from(source.has_initrd), descriptors.len());
-        let mut descriptors = descriptors.into_iter();
-        let (kernel, initrd, more) = (descriptors.next(), descriptors.next(), descriptors.next());
-        match (kernel, initrd, more, source.has_initrd) {
-            (Some(kernel), Some(initrd), None, true) => {
-                Ok(Self { kernel: file("kernel", kernel)?, initrd: Some(file("initrd", initrd)?) })
-            }
-            (Some(kernel), None, None, false) => Ok(Self { kernel: file("kernel", kernel)?, initrd: None }),
-            _ => Err(FilesError::Count { needed, got }),
+        let of_base = source.base.as_ref().map_or(0, |base| 1 + usize::from(base.is_arriving));
+        let (needed, got) = (1 + usize::from(source.has_initrd) + of_base, descriptors.len());
+        if needed != got {
+            return Err(FilesError::Count { needed, got });
         }
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or(FilesError::Count { needed, got });
+        let kernel = file("kernel", next()?)?;
+        let initrd = source.has_initrd.then(|| file("initrd", next()?)).transpose()?;
+        let base = match &source.base {
+            None => None,
+            Some(base) => {
+                let (content, map) = (next()?, base.is_arriving.then(&mut next).transpose()?);
+                Some(Base::open(base, content, map)?)
+            }
+        };
+        Ok(Self { kernel, initrd, base })
     }
 }
 

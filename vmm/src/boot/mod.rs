@@ -28,6 +28,7 @@ use crate::{
         layout,
         x86_64::registers::{self, EntryPoint},
     },
+    block::layer::base::BaseError,
     devices::power::RESET_CODE,
     memory::GuestMemory,
 };
@@ -38,6 +39,8 @@ const PAGE_SIZE: u64 = 4096;
 pub enum BootError {
     #[error("the files of the boot source cannot be used")]
     Files(#[source] FilesError),
+    #[error("that cannot lie under a disk")]
+    Base(#[source] BaseError),
     #[error("the kernel cannot be started")]
     Kernel(#[source] KernelError),
     #[error("the initrd of {bytes} bytes does not fit into memory beside the kernel")]

@@ -51,7 +51,7 @@ fn memory() -> GuestMemory {
 }
 
 fn source(has_initrd: bool) -> BootSource {
-    BootSource { has_initrd, command_line: "console=ttyS0".into() }
+    BootSource { has_initrd, command_line: "console=ttyS0".into(), base: None }
 }
 
 fn descriptors(paths: &[&Path]) -> Vec<OwnedFd> {

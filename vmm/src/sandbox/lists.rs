@@ -56,7 +56,7 @@ const EVENT_LOOP: &[Call] = &[
     Call::any(SYS_accept4),
     Call::any(SYS_recvmsg),
     Call::any(SYS_sendto),
-    // Kernel and initrd.
+    // Kernel and initrd, and what lies under a disk.
     Call::any(SYS_fstat),
     Call::any(SYS_lseek),
     Call::any(SYS_pread64),
@@ -102,6 +102,9 @@ const VCPU: &[Call] = &[
         Condition::Lacks { argument: 2, bits: !OFFLOADS },
     ),
 ];
+
+/// What lies under a disk, and the map of what of it has arrived.
+const BASE: &[Call] = &[Call::any(SYS_pread64)];
 
 /// A thread that serves a device's queues.
 const WORKER: &[Call] = &[Call::any(SYS_epoll_wait)];
@@ -169,8 +172,8 @@ impl Lists {
             event_loop: Filter::compile(&[EVERY_THREAD, CONSOLE, EVENT_LOOP])?,
             vcpu: Filter::compile(&[EVERY_THREAD, CONSOLE, VCPU])?,
             disks: DiskFilters {
-                ring: Filter::compile(&[EVERY_THREAD, WORKER, RING])?,
-                blocking: Filter::compile(&[EVERY_THREAD, WORKER, BLOCKING])?,
+                ring: Filter::compile(&[EVERY_THREAD, WORKER, BASE, RING])?,
+                blocking: Filter::compile(&[EVERY_THREAD, WORKER, BASE, BLOCKING])?,
             },
             rng: Filter::compile(&[EVERY_THREAD, WORKER, RNG])?,
             port: Filter::compile(&[EVERY_THREAD, WORKER, PORT])?,

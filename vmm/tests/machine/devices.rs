@@ -8,11 +8,11 @@ use std::{
 
 use sublet_lab::{initrd::add_programs, inside};
 use sublet_vmm_protocol::{
-    DiskConfig, DiskEngine, DiskKey, DiskLimits, Ended, LayerConfig, MachineState, PROTOCOL_VERSION,
-    RateLimit, Request, RngConfig, Stopped, config::layered_file_bytes,
+    DiskConfig, DiskEngine, DiskLimits, Ended, MachineState, PROTOCOL_VERSION, RateLimit, Request, RngConfig,
+    Stopped,
 };
 
-use crate::vmm::{Image, MODULES, Source, Vmm, comes_true, disk, launch, machine};
+use crate::vmm::{Image, MODULES, Source, Vmm, disk, launch, machine};
 
 const MIB: u64 = 1 << 20;
 const VERSION: u32 = PROTOCOL_VERSION;
@@ -94,62 +94,6 @@ fn a_disk_past_the_page_cache_works_the_same() {
     let console = vmm.console();
     assert!(console.contains("same") && console.contains("block "), "{console}");
     assert!(fs::read(&direct.path).unwrap().starts_with(b"\x7fELF"));
-}
-
-/// A disk of 4 MiB with a key, over 2 MiB and a half of sevens.
-fn layered_disk(name: &str, key: u8, direct: bool) -> DiskConfig {
-    let path = PathBuf::from(format!("/var/lib/sublet/{name}.own"));
-    if !path.exists() {
-        fs::write(&path, vec![0; layered_file_bytes(4 * MIB) as usize]).unwrap();
-    }
-    let base = full_disk(name, 5 * MIB / 2).path;
-    let layer = LayerConfig { bytes: 4 * MIB, key: DiskKey::new([key; 64]), base: Some(base) };
-    DiskConfig { direct, layer: Some(layer), ..DiskConfig::new(path) }
-}
-
-#[test]
-fn a_layered_disk_keeps_what_the_guest_writes_where_nobody_can_read_it_and_shows_what_lies_under_it() {
-    const COUNT: &str =
-        "count() { dd if=/dev/$1 bs=512 skip=$2 count=$3 2>/dev/null | tr -d \"$4\" | wc -c; }";
-    const SAME: &str = "for d in vda vdb; do dd if=/dev/$d bs=64k skip=1 count=8 2>/dev/null | \
-                        cmp -sn 524288 - /bin/busybox && echo $d same; done";
-    let disks = || [layered_disk("cached", 1, false), layered_disk("past-the-cache", 2, true)];
-    let mut config = machine(2);
-    config.disks = disks().to_vec();
-    let mut vmm = Vmm::prepare(config);
-    vmm.boot(Image::Elf612.running(&format!(
-        "{MODULES}; {COUNT}; for d in vda vdb; do \
-         dd if=/bin/busybox of=/dev/$d bs=64k seek=1 count=8 conv=fsync; \
-         dd if=/bin/busybox of=/dev/$d bs=512 seek=4100 count=1 conv=fsync; done; \
-         echo 3 >/proc/sys/vm/drop_caches; {SAME}; \
-         for d in vda vdb; do echo $d not sevens $(count $d 0 128 '\\007') $(count $d 4101 1019 '\\007') \
-         not zeroes $(count $d 5120 3072 '\\000'); done; poweroff -f"
-    )));
-    assert_eq!(vmm.end(), Ended::PoweredOff);
-    let console = vmm.console();
-    for disk in ["vda", "vdb"] {
-        assert!(console.contains(&format!("{disk} same")), "{console}");
-        assert!(console.contains(&format!("{disk} not sevens 0 0 not zeroes 0")), "{console}");
-    }
-    for DiskConfig { path, layer, .. } in disks() {
-        let own = fs::read(&path).unwrap();
-        assert!(!own.windows(7).any(|bytes| bytes == b"BusyBox" || bytes == [7; 7]), "it can be read");
-        assert!(own.iter().any(|byte| *byte != 0));
-        let base = fs::read(layer.unwrap().base.unwrap()).unwrap();
-        assert!(base.iter().all(|byte| *byte == 7), "what lies under it was written to");
-    }
-
-    let process = vmm.process();
-    drop(vmm);
-    assert!(comes_true(|| !process.lives()));
-    // Another machine with the first disk's key, and without the second's.
-    let mut config = machine(1);
-    config.disks = vec![layered_disk("cached", 1, false), layered_disk("past-the-cache", 3, true)];
-    let mut vmm = Vmm::prepare(config);
-    vmm.boot(Image::Elf612.running(&format!("{MODULES}; {SAME}; poweroff -f")));
-    assert_eq!(vmm.end(), Ended::PoweredOff);
-    let console = vmm.console();
-    assert!(console.contains("vda same") && !console.contains("vdb same"), "{console}");
 }
 
 #[test]

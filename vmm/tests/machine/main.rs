@@ -5,6 +5,7 @@
 mod devices;
 mod hostile;
 mod jail;
+mod layers;
 mod memory;
 mod net;
 mod ports;

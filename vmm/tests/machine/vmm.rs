@@ -10,7 +10,7 @@ use std::{
 };
 
 use sublet_vmm_protocol::{
-    BootFiles, ConsoleConfig, ConsoleLog, Control, ControlError, DiskConfig, Ended, MachineConfig,
+    BaseFiles, BootFiles, ConsoleConfig, ConsoleLog, Control, ControlError, DiskConfig, Ended, MachineConfig,
     MachineState, PROTOCOL_VERSION, Request, Status,
 };
 
@@ -146,8 +146,17 @@ impl Vmm {
     }
 
     pub(crate) fn try_to_boot(&mut self, source: Source) -> Result<Status, ControlError> {
-        let files = BootFiles::open(&source.kernel, Some(&source.initrd)).unwrap();
-        self.control.boot(&files, source.command_line)
+        self.control.boot(&files_of(&source), source.command_line)
+    }
+
+    /// The same with `bytes` of something under its first disk.
+    pub(crate) fn try_to_boot_over(
+        &mut self,
+        source: Source,
+        bytes: u64,
+        base: BaseFiles,
+    ) -> Result<Status, ControlError> {
+        self.control.boot(&files_of(&source).over(0, bytes, base), source.command_line)
     }
 
     /// Waits until the guest has ended.
@@ -187,6 +196,10 @@ impl Vmm {
         let status = self.request(&Request::Status { version: PROTOCOL_VERSION });
         status.is_ok_and(|status| matches!(status.state, MachineState::Off { .. }))
     }
+}
+
+fn files_of(source: &Source) -> BootFiles {
+    BootFiles::open(&source.kernel, Some(&source.initrd)).unwrap()
 }
 
 impl Drop for Vmm {

@@ -1,6 +1,6 @@
 //! A disk's own space, and what lies under it.
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -8,16 +8,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub const KEY_BYTES: usize = 64;
 
 /// A file is a disk's own space: its blocks in chunks, encrypted, and a map of those that are there. What is not reads as
-/// what lies under it.
+/// what lies under it, which comes with the operating system ([`crate::config::BaseSource`]), and as zeroes above that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerConfig {
     /// Size of the disk; its file is larger by the map ([`crate::config::layered_file_bytes`]).
     pub bytes: u64,
     pub key: DiskKey,
-    /// What lies under it, raw, and is only read; none: zeroes.
-    #[serde(default)]
-    pub base: Option<PathBuf>,
 }
 
 /// What the blocks are encrypted with. Whoever has it reads the disk.

@@ -26,12 +26,11 @@ use thiserror::Error;
 use super::{DEPTH, Finished};
 use crate::block::{
     disk::Disk,
-    io::{At, Io, Next, Step},
+    io::{Io, Next, Step},
 };
 
-/// The disk in the ring's table of files, and what lies under it.
+/// The disk in the ring's table of files.
 const DISK: Fixed = Fixed(0);
-const BASE: Fixed = Fixed(1);
 /// Threads that the kernel may start to wait for regular files, and for anything else.
 pub(super) const WORKERS: [u32; 2] = [4, 4];
 /// What a ring may do.
@@ -150,8 +149,8 @@ impl Ring {
         self.ask_waiting();
     }
 
-    /// Others may have set free what some work waits for.
-    fn ask_waiting(&mut self) {
+    /// What some work waits for may be there now.
+    pub(super) fn ask_waiting(&mut self) {
         for number in mem::take(&mut self.waiting) {
             self.go_on(number);
         }
@@ -197,9 +196,8 @@ fn is_for_now(error: &io::Error) -> bool {
 
 fn entry(step: Step<'_>) -> squeue::Entry {
     let entry = match step {
-        Step::Read { from, parts, offset } => {
-            let file = if from == At::Own { DISK } else { BASE };
-            opcode::Readv::new(file, parts.as_ptr(), count(parts)).offset(offset).build()
+        Step::Read { parts, offset } => {
+            opcode::Readv::new(DISK, parts.as_ptr(), count(parts)).offset(offset).build()
         }
         Step::Write { parts, offset } => {
             opcode::Writev::new(DISK, parts.as_ptr(), count(parts)).offset(offset).build()
@@ -220,9 +218,7 @@ fn count(parts: &[libc::iovec]) -> u32 {
 fn restrict(ring: &IoUring, disk: &Disk) -> Result<(), RingError> {
     let failed = |what| move |source| RingError::Register { what, source };
     let submitter = ring.submitter();
-    let base = disk.file(At::Base).ok();
-    let files: Vec<_> = [Some(disk.as_fd()), base].iter().flatten().map(AsRawFd::as_raw_fd).collect();
-    submitter.register_files(&files).map_err(failed("register a file"))?;
+    submitter.register_files(&[disk.as_fd().as_raw_fd()]).map_err(failed("register a file"))?;
     let cpus = own_cpus().map_err(failed("pin its workers"))?;
     submitter.register_iowq_aff(&cpus).map_err(failed("pin its workers"))?;
     submitter.register_iowq_max_workers(&mut WORKERS.clone()).map_err(failed("bound its workers"))?;

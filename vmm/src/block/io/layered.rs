@@ -6,7 +6,7 @@ use std::{collections::VecDeque, io, ops::Range, sync::Arc};
 use sublet_vmm_protocol::config::{CHUNK_BYTES, MAP_BLOCK_BYTES};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{At, Next, Step};
+use super::{Next, Step};
 use crate::{
     block::{
         buffers::{Direction, Segment},
@@ -159,7 +159,7 @@ impl LayeredIo {
                 let begun = layer.begin(&part.clone(), |view| match direction {
                     Direction::In => view.read(part),
                     Direction::Out => view.write(part, Source::Guest),
-                });
+                })?;
                 begun.map(|begun| Piece::new(begun, end))
             }
             Work::Zero(ranges) if !ranges.is_empty() => {
@@ -172,7 +172,7 @@ impl LayeredIo {
                         (plan, end) = view.zero(range);
                         plan
                     }
-                });
+                })?;
                 begun.map(|begun| Piece::new(begun, end))
             }
             Work::Transfer { .. } | Work::Zero(_) => {
@@ -217,9 +217,9 @@ impl LayeredIo {
             }
             Op::ToGuest(range) => guest.ok_or(io::ErrorKind::InvalidInput)?.write(range, piece.at(range)?)?,
             Op::Mark(chunks, state) => layer.mark(chunks.clone(), *state),
-            Op::ReadOwn(_) | Op::ReadBase(_) | Op::WriteOwn(_) | Op::WriteMap(_) | Op::Sync => {
-                return Ok(false);
-            }
+            // Of a file that many share, by way of the page cache.
+            Op::ReadBase(range) => layer.read_base(piece.at(range)?, range.start)?,
+            Op::ReadOwn(_) | Op::WriteOwn(_) | Op::WriteMap(_) | Op::Sync => return Ok(false),
         }
         Ok(true)
     }
@@ -230,9 +230,7 @@ impl LayeredIo {
         let piece = self.piece.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
         let moved = piece.moved;
         let (range, memory) = match &op {
-            Op::ReadOwn(range) | Op::ReadBase(range) | Op::WriteOwn(range) => {
-                (range.clone(), piece.at(range)?)
-            }
+            Op::ReadOwn(range) | Op::WriteOwn(range) => (range.clone(), piece.at(range)?),
             Op::WriteMap(number) => (layer.map_block(*number), piece.map_block(*number)?),
             _ => return Ok(Next::Step(Step::Sync)),
         };
@@ -240,8 +238,7 @@ impl LayeredIo {
         self.parts = [libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() }];
         let (parts, offset) = (self.parts.as_slice(), range.start + moved);
         Ok(Next::Step(match op {
-            Op::ReadOwn(_) => Step::Read { from: At::Own, parts, offset },
-            Op::ReadBase(_) => Step::Read { from: At::Base, parts, offset },
+            Op::ReadOwn(_) => Step::Read { parts, offset },
             _ => Step::Write { parts, offset },
         }))
     }
@@ -340,7 +337,7 @@ fn first_piece(range: &Range<u64>) -> Range<u64> {
 
 fn bytes_moved(op: &Op) -> u64 {
     match op {
-        Op::ReadOwn(range) | Op::ReadBase(range) | Op::WriteOwn(range) => range.end - range.start,
+        Op::ReadOwn(range) | Op::WriteOwn(range) => range.end - range.start,
         Op::WriteMap(_) => MAP_BLOCK_BYTES,
         _ => 0,
     }

@@ -2,7 +2,7 @@
 
 use std::{io, ops::Range, sync::Arc};
 
-use super::{At, Step};
+use super::Step;
 use crate::block::{
     buffers::{Buffers, Direction},
     disk::Disk,
@@ -85,7 +85,7 @@ impl PlainIo {
     pub fn step(&self) -> Option<Step<'_>> {
         match &self.work {
             Work::Transfer { direction: Direction::In, buffers, offset } => {
-                Some(Step::Read { from: At::Own, parts: buffers.parts(), offset: *offset })
+                Some(Step::Read { parts: buffers.parts(), offset: *offset })
             }
             Work::Transfer { direction: Direction::Out, buffers, offset } => {
                 Some(Step::Write { parts: buffers.parts(), offset: *offset })

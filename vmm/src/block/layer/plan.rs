@@ -41,6 +41,13 @@ pub struct Plan {
     pub claims: Range<u64>,
 }
 
+impl Plan {
+    /// What it takes of the base, in bytes of the disk.
+    pub fn reads_of_base(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.ops.iter().filter_map(|op| if let Op::ReadBase(range) = op { Some(range) } else { None })
+    }
+}
+
 /// Where what is written comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {

@@ -1,11 +1,17 @@
-//! A guest that reads, writes, discards and flushes, several at a time, on a disk whose power is cut; simulated, so that any
-//! part of what was not synced can be lost.
+//! A guest that reads, writes, discards and flushes, several at a time, on a disk whose power is cut, over a base that arrives in
+//! between; simulated, so that any part of what was not synced can be lost.
 
-use std::{fs, ops::Range, path::Path, sync::Arc};
+use std::{
+    fs::{self, File},
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
 
 use proptest::{collection::vec, prelude::*};
 use sublet_vmm_protocol::{
-    DiskConfig, DiskKey, LayerConfig,
+    BaseSource, DiskConfig, DiskKey, LayerConfig,
     config::{CHUNK_BYTES, layered_file_bytes},
 };
 use vm_memory::{Bytes, GuestAddress};
@@ -15,7 +21,8 @@ use crate::{
         SECTOR_SIZE,
         buffers::Segment,
         disk::Disk,
-        io::{At, Io, Next, Step},
+        io::{Io, Next, Step},
+        layer::base::Base,
     },
     memory::GuestMemory,
 };
@@ -26,6 +33,9 @@ const SECTORS: u64 = 3 * CHUNK_SECTORS + 40;
 /// What lies under it ends within a chunk.
 const BASE_SECTORS: u64 = CHUNK_SECTORS + 60;
 const BASE_BYTE: u8 = 255;
+/// What stands in its file where it has not arrived; nobody ever writes that.
+const NOT_ARRIVED: u8 = 254;
+const BASE_CHUNKS: u64 = BASE_SECTORS.div_ceil(CHUNK_SECTORS);
 /// Longest request, in sectors: longer than a piece of work.
 const LONGEST: u64 = 3 * CHUNK_SECTORS;
 
@@ -42,6 +52,8 @@ enum Event {
     Begin(Wish),
     /// One of those that have begun gets on by a step.
     Step(prop::sample::Index),
+    /// This chunk of the base arrives, whether anybody waits for it or not.
+    Arrive(u64),
 }
 
 fn range() -> impl Strategy<Value = Range<u64>> {
@@ -56,14 +68,47 @@ fn event() -> impl Strategy<Value = Event> {
         2 => range().prop_map(Wish::Zero),
         2 => Just(Wish::Flush),
     ];
-    prop_oneof![1 => wish.prop_map(Event::Begin), 4 => any::<prop::sample::Index>().prop_map(Event::Step)]
+    prop_oneof![
+        10 => wish.prop_map(Event::Begin),
+        40 => any::<prop::sample::Index>().prop_map(Event::Step),
+        1 => (0..BASE_CHUNKS).prop_map(Event::Arrive),
+    ]
 }
 
 /// A disk's file as the host keeps it: what has been synced, and what is on its way, sector by sector.
 struct Platter {
     synced: Vec<u8>,
     on_its_way: Vec<(usize, [u8; SECTOR_SIZE as usize])>,
-    base: Vec<u8>,
+}
+
+/// What lies under the disk, in a file, and which chunks of that have arrived, in another.
+struct Supply {
+    content: File,
+    map: File,
+    arrived: u8,
+}
+
+impl Supply {
+    fn new() -> Self {
+        let [content, map] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+        content.write_all_at(&[NOT_ARRIVED; (BASE_SECTORS * SECTOR_SIZE) as usize], 0).unwrap();
+        map.set_len(1).unwrap();
+        Self { content, map, arrived: 0 }
+    }
+
+    fn base(&self) -> Base {
+        let source = BaseSource { disk: 0, bytes: BASE_SECTORS * SECTOR_SIZE, is_arriving: true };
+        let [content, map] = [&self.content, &self.map].map(|file| file.try_clone().unwrap().into());
+        Base::open(&source, content, Some(map)).unwrap()
+    }
+
+    fn arrive(&mut self, chunk: u64) {
+        let start = chunk * CHUNK_BYTES;
+        let bytes = CHUNK_BYTES.min(BASE_SECTORS * SECTOR_SIZE - start);
+        self.content.write_all_at(&vec![BASE_BYTE; bytes as usize], start).unwrap();
+        self.arrived |= 1 << chunk;
+        self.map.write_all_at(&[self.arrived], 0).unwrap();
+    }
 }
 
 impl Platter {
@@ -75,8 +120,8 @@ impl Platter {
 
     fn perform(&mut self, step: Step<'_>) -> u64 {
         match step {
-            Step::Read { from, parts, offset } => {
-                let from = if from == At::Own { self.seen() } else { self.base.clone() };
+            Step::Read { parts, offset } => {
+                let from = self.seen();
                 let (into, bytes) = memory(parts);
                 let from = &from[offset as usize..][..bytes];
                 // SAFETY: both are that long, and apart.
@@ -167,6 +212,7 @@ struct World {
     /// How often the power was cut.
     cuts: u32,
     platter: Platter,
+    supply: Supply,
     disk: Arc<Disk>,
     memory: Arc<GuestMemory>,
     sectors: Vec<Sector>,
@@ -184,10 +230,9 @@ impl World {
         let platter = Platter {
             synced: vec![0; layered_file_bytes(SECTORS * SECTOR_SIZE) as usize],
             on_its_way: vec![],
-            base: vec![BASE_BYTE; (BASE_SECTORS * SECTOR_SIZE) as usize],
         };
-        fs::write(directory.path().join("base"), &platter.base).unwrap();
-        let disk = open(directory.path(), 0, &platter);
+        let supply = Supply::new();
+        let disk = open(directory.path(), 0, &platter, &supply);
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), (PLACES * PLACE_BYTES) as usize)]);
         let initial = |sector: u64| if sector < BASE_SECTORS { BASE_BYTE } else { 0 };
         let sectors = (0..SECTORS).map(|at| Sector::certain(initial(at)));
@@ -195,6 +240,7 @@ impl World {
             directory,
             cuts: 0,
             platter,
+            supply,
             disk,
             memory: Arc::new(memory.unwrap()),
             sectors: sectors.collect(),
@@ -211,6 +257,7 @@ impl World {
                 let number = which.index(self.begun.len());
                 self.step(number);
             }
+            Event::Arrive(chunk) => self.supply.arrive(*chunk),
         }
     }
 
@@ -303,8 +350,16 @@ impl World {
     fn settle(&mut self) {
         while !self.begun.is_empty() {
             let any = (0..self.begun.len()).any(|number| self.step(number));
-            assert!(any, "all wait for each other");
+            if !any {
+                self.bring_what_is_wanted();
+            }
         }
+    }
+
+    fn bring_what_is_wanted(&mut self) {
+        let wanted = self.disk.layer().unwrap().wanted().chunks;
+        assert!(!wanted.is_empty(), "all wait for each other");
+        wanted.into_iter().for_each(|chunk| self.supply.arrive(chunk));
     }
 
     /// The power is cut and comes back: each sector has a value that it may have.
@@ -312,7 +367,7 @@ impl World {
         self.begun.clear();
         self.platter.cut(luck);
         self.cuts += 1;
-        self.disk = open(self.directory.path(), self.cuts, &self.platter);
+        self.disk = open(self.directory.path(), self.cuts, &self.platter, &self.supply);
         for start in (0..SECTORS).step_by(LONGEST as usize) {
             let range = start..(start + LONGEST).min(SECTORS);
             let read = self.read(range.clone());
@@ -334,8 +389,15 @@ impl World {
         let bytes = (range.end - range.start) * SECTOR_SIZE;
         let into = [Segment { address: GuestAddress(0), length: bytes as u32 }];
         let mut io = Io::read(&self.disk, &self.memory, &into, range.start * SECTOR_SIZE).unwrap();
-        while let Next::Step(step) = io.next_step().unwrap() {
-            let done = self.platter.perform(step);
+        loop {
+            let done = match io.next_step().unwrap() {
+                Next::Step(step) => self.platter.perform(step),
+                Next::Wait => {
+                    self.bring_what_is_wanted();
+                    continue;
+                }
+                Next::Done => break,
+            };
             io.advance(Ok(done)).unwrap();
         }
         let mut read = vec![0; bytes as usize];
@@ -352,16 +414,14 @@ fn sectors_of(wish: &Wish) -> Option<&Range<u64>> {
 }
 
 /// The disk as it is found after so many cuts.
-fn open(directory: &Path, cuts: u32, platter: &Platter) -> Arc<Disk> {
+fn open(directory: &Path, cuts: u32, platter: &Platter, supply: &Supply) -> Arc<Disk> {
     let path = directory.join(format!("own-{cuts}"));
     fs::write(&path, &platter.synced).unwrap();
-    let layer = LayerConfig {
-        bytes: SECTORS * SECTOR_SIZE,
-        key: DiskKey::new([9; 64]),
-        base: Some(directory.join("base")),
-    };
+    let layer = LayerConfig { bytes: SECTORS * SECTOR_SIZE, key: DiskKey::new([9; 64]) };
     let config = DiskConfig { layer: Some(layer), ..DiskConfig::new(&path) };
-    Arc::new(Disk::open(&config, &[]).unwrap())
+    let disk = Disk::open(&config, &[]).unwrap();
+    disk.layer().unwrap().put_over(supply.base()).unwrap();
+    Arc::new(disk)
 }
 
 proptest! {

@@ -43,8 +43,8 @@ pub trait Service {
     fn serve(&mut self, session: &mut Session) -> Result<Next, ServeError>;
     /// Drops what is in hand without telling the driver; whether nothing is left.
     fn settle(&mut self) -> bool;
-    /// Becomes readable when there is something to give back.
-    fn event(&self) -> Option<BorrowedFd<'_>>;
+    /// Each becomes readable when there is something to give back.
+    fn events(&self) -> Vec<BorrowedFd<'_>>;
 }
 
 /// When a service wants to be asked again.
@@ -171,8 +171,8 @@ impl<S: Service> Thread<S> {
         failure: SharedFailure,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        let service_event = service.event().map(|event| event.as_raw_fd());
-        for event in watched.iter().map(AsRawFd::as_raw_fd).chain(service_event) {
+        let services = service.events().into_iter().map(|event| event.as_raw_fd());
+        for event in watched.iter().map(AsRawFd::as_raw_fd).chain(services) {
             let edges = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
             epoll.ctl(ControlOperation::Add, event, edges)?;
         }

@@ -17,7 +17,7 @@ use super::{
     queue::Server,
 };
 use crate::{
-    block::{disk::Disk, engine::Engine},
+    block::{disk::Disk, engine::Engine, layer::Layer},
     devices::virtio::{ActivateError, Activation, DeviceIdentity, QueueSlot, VirtioDevice, worker::Worker},
     memory::GuestMemory,
     sandbox::DiskFilters,
@@ -58,9 +58,15 @@ pub struct DiskService {
     queues: u16,
     engine: DiskEngine,
     held_up_ns: Arc<AtomicU64>,
+    disk: Arc<Disk>,
 }
 
 impl DiskService {
+    /// What makes the disk another than its file.
+    pub fn layer(&self) -> Option<&Layer> {
+        self.disk.layer()
+    }
+
     pub fn status(&self) -> DiskStatus {
         let throttled_ns = self.held_up_ns.load(Ordering::Relaxed);
         DiskStatus { queues: self.queues, engine: self.engine.clone(), throttled_ns }
@@ -90,16 +96,17 @@ impl Block {
         let queues = queues.map_err(BlockError::Event)?;
         let (features, config) = (config::features(&disk), config::config(&disk, options.queues));
         let (serial, limits) = (options.serial.clone(), options.limits);
+        let served = disk.clone();
         let make = move || {
-            let (engine, which) = engine(&disk);
+            let (engine, which) = engine(&served);
             let filter = filters.of(&which).clone();
-            let server = Server::new(disk, engine, serial, limits, memory);
+            let server = Server::new(served, engine, serial, limits, memory);
             let told = (which, server.held_up_ns());
             Made { own: server, filter, told }
         };
         let (worker, (engine, held_up_ns)) =
             Worker::spawn(format!("blk-{}", options.number), &queues, make).map_err(BlockError::Thread)?;
-        let service = DiskService { queues: options.queues, engine, held_up_ns };
+        let service = DiskService { queues: options.queues, engine, held_up_ns, disk };
         Ok(Self { features, config, queues, worker, service })
     }
 

@@ -322,6 +322,9 @@ impl Server {
 impl Service for Server {
     fn serve(&mut self, session: &mut Session) -> Result<Next, ServeError> {
         self.engine.cancel(false);
+        if let Some(layer) = self.disk.layer() {
+            layer.ask_again(|| self.engine.ask_waiting());
+        }
         self.give_back_finished(session)?;
         let pause = self.take_requests(session)?;
         self.engine.submit()?;
@@ -356,7 +359,8 @@ impl Service for Server {
         !self.is_storing
     }
 
-    fn event(&self) -> Option<BorrowedFd<'_>> {
-        self.engine.event()
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        let arrived = self.disk.layer().map(Layer::arrived_event);
+        self.engine.event().into_iter().chain(arrived).collect()
     }
 }

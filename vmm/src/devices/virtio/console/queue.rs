@@ -249,9 +249,9 @@ impl Service for Server {
         true
     }
 
-    fn event(&self) -> Option<BorrowedFd<'_>> {
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
         // SAFETY: the descriptor is this epoll's, which lives as long as `self`.
-        Some(unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) })
+        vec![unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) }]
     }
 }
 

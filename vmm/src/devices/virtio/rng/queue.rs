@@ -90,8 +90,8 @@ impl Service for Server {
         true
     }
 
-    fn event(&self) -> Option<BorrowedFd<'_>> {
-        None
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        vec![]
     }
 }
 

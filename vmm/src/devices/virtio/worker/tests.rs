@@ -26,9 +26,9 @@ impl Service for Slow {
         self.releases.try_recv().is_ok()
     }
 
-    fn event(&self) -> Option<BorrowedFd<'_>> {
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
         // SAFETY: the descriptor is open as long as `self`.
-        Some(unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) })
+        vec![unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }]
     }
 }
 
@@ -110,8 +110,8 @@ fn a_service_that_panics_is_a_device_that_failed() {
             true
         }
 
-        fn event(&self) -> Option<BorrowedFd<'_>> {
-            None
+        fn events(&self) -> Vec<BorrowedFd<'_>> {
+            vec![]
         }
     }
     let mut worker = spawn("broken", Broken);
