@@ -2,7 +2,9 @@
 //! arguments alone.
 
 pub mod auto_offer;
+mod hexadecimal;
 pub mod id;
+pub mod image;
 pub mod lease;
 pub mod ledger;
 pub mod lending_key;

@@ -1,12 +1,15 @@
 //! The keys that receipts are signed with: Ed25519 (RFC 8032).
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::domain::secret::Secret;
+pub use crate::domain::hexadecimal::NotHex;
+use crate::domain::{
+    hexadecimal::{digits, hexadecimal},
+    secret::Secret,
+};
 
 /// What is signed begins with this, so that a signature over something else is never taken for one of a receipt's.
 const CONTEXT: &[u8] = b"sublet receipt 1\n";
@@ -25,14 +28,6 @@ pub struct ReceiptKey([u8; 32]);
 #[serde(try_from = "String", into = "String")]
 pub struct Signature([u8; 64]);
 
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("{what} is {digits} hexadecimal digits, not {got:?}")]
-pub struct NotHex {
-    what: &'static str,
-    digits: usize,
-    got: String,
-}
-
 /// The private half; only the host has it.
 pub struct ReceiptSigner(SigningKey);
 
@@ -44,9 +39,7 @@ impl ReceiptSigner {
 
     /// Reads what [`Self::secret`] gave.
     pub fn from_secret(secret: &Secret) -> Result<Self, NotHex> {
-        // What is wrong with a secret is not shown.
-        let hidden = |_| NotHex { what: "a receipt's secret key", digits: 64, got: "…".to_owned() };
-        digits("", secret.reveal()).map(Self::from_seed).map_err(hidden)
+        digits("a receipt's secret key", secret.reveal()).map(Self::from_seed).map_err(NotHex::hidden)
     }
 
     /// To be stored where only the host can read it: 64 hexadecimal digits.
@@ -82,16 +75,20 @@ fn signed(text: &str) -> Vec<u8> {
     [CONTEXT, text.as_bytes()].concat()
 }
 
-fn digits<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], NotHex> {
-    let mut bytes = [0; N];
-    match hex::decode_to_slice(text, &mut bytes) {
-        Ok(()) => Ok(bytes),
-        Err(_) => Err(NotHex { what, digits: 2 * N, got: text.to_owned() }),
+impl From<[u8; 32]> for ReceiptKey {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 }
 
-impl From<[u8; 32]> for ReceiptKey {
-    fn from(bytes: [u8; 32]) -> Self {
+impl Signature {
+    pub fn bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+}
+
+impl From<[u8; 64]> for Signature {
+    fn from(bytes: [u8; 64]) -> Self {
         Self(bytes)
     }
 }
@@ -104,46 +101,8 @@ impl TryFrom<&[u8]> for Signature {
     }
 }
 
-macro_rules! hexadecimal {
-    ($name:ident, $what:literal) => {
-        impl FromStr for $name {
-            type Err = NotHex;
-
-            fn from_str(text: &str) -> Result<Self, NotHex> {
-                digits($what, text).map(Self)
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = NotHex;
-
-            fn try_from(text: String) -> Result<Self, NotHex> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(bytes: $name) -> Self {
-                hex::encode(bytes.0)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
-            }
-        }
-    };
-}
-
 hexadecimal!(ReceiptKey, "a receipt's key");
-hexadecimal!(Signature, "a receipt's signature");
+hexadecimal!(Signature, "a signature");
 
 #[cfg(test)]
 mod tests {
