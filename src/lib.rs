@@ -9,6 +9,8 @@ pub mod clock;
 
 pub mod inventory;
 
+pub mod image;
+
 pub mod client;
 
 #[cfg(feature = "cli")]

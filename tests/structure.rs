@@ -13,13 +13,15 @@ use std::{
 };
 
 /// Each room of package `sublet`, with the rooms that it may use.
-const ROOMS: [(&str, &[&str]); 7] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("domain", &[]),
     ("inventory", &[]),
+    ("image", &["domain"]),
     ("api", &["domain"]),
     ("client", &["api", "domain"]),
-    ("cli", &["inventory", "client", "api", "domain"]),
+    ("cli", &["inventory", "image", "client", "api", "domain"]),
     ("registry", &["clock", "api", "domain"]),
+    ("image_server", &["api", "domain"]),
     ("agent", &["clock", "inventory", "client", "api", "domain"]),
 ];
 
