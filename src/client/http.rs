@@ -73,6 +73,25 @@ pub fn bare() -> Result<reqwest::Client, ClientError> {
     reqwest::Client::builder().tls_backend_preconfigured(config).build().map_err(ClientError::Setup)
 }
 
+/// HTTP with one server, and TLS where its address has it.
+pub(super) fn http_client(base: &str, trust: &Trust) -> Result<reqwest::Client, ClientError> {
+    let url = reqwest::Url::parse(base).ok().filter(reqwest::Url::has_host);
+    let url = url.ok_or_else(|| ClientError::Address(base.to_owned()))?;
+    let config = match url.scheme() {
+        "https" => trust.config(),
+        _ if trust.needs_tls() => return Err(ClientError::NoTls(base.to_owned())),
+        _ => no_tls(),
+    };
+    let config =
+        config.map_err(|source| ClientError::Trust { server: base.to_owned(), source: Box::new(source) })?;
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(ClientError::Setup)
+}
+
 /// One server and who we are to it.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
@@ -85,21 +104,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(base: &str, bearer: Option<Secret>, trust: &Trust) -> Result<Self, ClientError> {
-        let url = reqwest::Url::parse(base).ok().filter(reqwest::Url::has_host);
-        let url = url.ok_or_else(|| ClientError::Address(base.to_owned()))?;
-        let config = match url.scheme() {
-            "https" => trust.config(),
-            _ if trust.needs_tls() => return Err(ClientError::NoTls(base.to_owned())),
-            _ => no_tls(),
-        };
-        let config = config
-            .map_err(|source| ClientError::Trust { server: base.to_owned(), source: Box::new(source) })?;
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(config)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(ClientError::Setup)?;
+        let client = http_client(base, trust)?;
         Ok(Self { client, base: base.trim_end_matches('/').to_owned(), bearer, trace: None })
     }
 

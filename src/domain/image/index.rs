@@ -35,16 +35,16 @@ fn index_media_type() -> String {
 
 impl Default for Index {
     fn default() -> Self {
-        Self {
-            schema_version: 2,
-            media_type: index_media_type(),
-            manifests: Vec::new(),
-            annotations: Annotations::new(),
-        }
+        Self::of(Vec::new())
     }
 }
 
 impl Index {
+    pub fn of(manifests: Vec<Descriptor>) -> Self {
+        let (media_type, annotations) = (index_media_type(), Annotations::new());
+        Self { schema_version: 2, media_type, manifests, annotations }
+    }
+
     pub fn read(bytes: &[u8]) -> Result<Self, BadManifest> {
         check_length(bytes)?;
         let index: Self = serde_json::from_slice(bytes)?;

@@ -135,6 +135,15 @@ impl RegistryAddress {
     pub fn base(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority)
     }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Whether nobody else can read what is said to it: over TLS, or on this machine's loopback.
+    pub fn is_confidential(&self) -> bool {
+        self.tls || host_of(&self.authority).is_some_and(is_loopback)
+    }
 }
 
 /// A registry on this machine's loopback is spoken to without TLS, every other over it; a scheme in front says otherwise.
