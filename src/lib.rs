@@ -22,6 +22,9 @@ pub mod agent;
 #[cfg(feature = "registry")]
 pub mod registry;
 
+#[cfg(feature = "images")]
+pub mod image_server;
+
 #[cfg(test)]
 #[cfg(all(feature = "agent", feature = "registry"))]
 mod simulation;

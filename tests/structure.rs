@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("client", &["api", "domain"]),
     ("cli", &["inventory", "image", "client", "api", "domain"]),
     ("registry", &["clock", "api", "domain"]),
-    ("image_server", &["api", "domain"]),
+    ("image_server", &["image", "api", "domain"]),
     ("agent", &["clock", "inventory", "client", "api", "domain"]),
 ];
 

@@ -2,6 +2,7 @@
 //! around the handlers. No answer of the framework's own gets out: each failure is a [`Problem`].
 
 mod extract;
+mod listen;
 mod listener;
 mod metrics;
 mod serve;
@@ -24,6 +25,7 @@ use tower_http::{
 use tracing::Span;
 
 pub use extract::{Bearer, JsonBody, PathIds, QueryParams, header_text, idempotency_key};
+pub use listen::{Listen, ListenError, Opened, TlsFiles};
 pub use listener::{Peer, PeerCertificate};
 pub use metrics::RequestMetrics;
 pub use serve::{NotLoopback, ServedAt, Shutdown, init_logs, on_hangup, plain_http_allowed, serve};
@@ -69,7 +71,10 @@ async fn only_sane_id(mut request: Request) -> Request {
 async fn no_such_path(uri: Uri) -> Problem {
     Problem::new(
         Code::NotFound,
-        format!("nothing is served at {}; GET /openapi.json lists what is", uri.path()),
+        format!(
+            "nothing is served at {}; GET /openapi.json lists what is, where the server has one",
+            uri.path()
+        ),
     )
 }
 

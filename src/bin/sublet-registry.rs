@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use sublet::{
     api::{
-        http::{Shutdown, chain, init_logs},
+        http::{Listen, Shutdown, TlsFiles, chain, init_logs},
         token::{Scope, TokenView},
     },
     domain::{
@@ -23,8 +23,7 @@ use sublet::{
         money::{Amount, FeeRate},
     },
     registry::{
-        self, Operator, Role, Settings,
-        http::{self, Listen, TlsFiles},
+        self, Operator, Role, Settings, http,
         resource_db::{self, AccountKind, Location},
     },
 };
@@ -310,7 +309,7 @@ async fn serve(database: Location, options: Serve) -> Result<(), Box<dyn Error>>
     let tls = options.tls_cert.zip(options.tls_key).map(|(certificate, key)| TlsFiles {
         certificate,
         key,
-        host_authorities: options.host_ca,
+        client_authorities: options.host_ca,
     });
     let listen = Listen { address: options.listen, insecure_http: options.insecure_http, tls };
     let shutdown = Shutdown::on_signals()?;

@@ -171,6 +171,9 @@ impl Layout {
     pub fn referrers(&self, subject: &Digest) -> Result<Vec<(Descriptor, Manifest)>, LayoutError> {
         let mut found = Vec::new();
         for entry in self.index()?.manifests {
+            if entry.media_type != media_type::MANIFEST {
+                continue;
+            }
             let (manifest, _) = self.manifest(&entry)?;
             if manifest.is_about(subject) {
                 found.push((entry, manifest));
@@ -224,12 +227,17 @@ impl Layout {
 /// What writers that died left behind, which nobody holds any more.
 fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if File::open(&path)?.try_lock().is_ok() {
-            fs::remove_file(path)?;
+        match sweep_one(&entry?.path()) {
+            // Its writer was done with it in the meantime.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            swept => swept?,
         }
     }
     Ok(())
+}
+
+fn sweep_one(path: &Path) -> io::Result<()> {
+    if File::open(path)?.try_lock().is_ok() { fs::remove_file(path) } else { Ok(()) }
 }
 
 fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
@@ -250,6 +258,11 @@ impl Incoming<'_> {
     /// What is to be written to.
     pub fn file(&mut self) -> &mut File {
         &mut self.file
+    }
+
+    /// Where it is for now.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The same file once more.

@@ -1,9 +1,8 @@
 //! The registry's routes, their description, and the process that serves them.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::header};
-use tokio::net::TcpListener;
 use utoipa::{
     OpenApi,
     openapi::{
@@ -18,9 +17,7 @@ use super::{
     tokens,
 };
 use crate::api::{
-    http::{
-        ServedAt, ServerIdentity, ServerTls, Shutdown, TlsError, around, on_hangup, plain_http_allowed, serve,
-    },
+    http::{Listen, ServedAt, Shutdown, around},
     problem::Problem,
 };
 
@@ -35,24 +32,6 @@ const BODY_MAX_BYTES: usize = 64 * 1024;
 ))]
 struct About;
 
-/// Where to listen, and how.
-#[derive(Debug, Clone)]
-pub struct Listen {
-    pub address: SocketAddr,
-    /// Without TLS, whether others than this machine may be there.
-    pub insecure_http: bool,
-    pub tls: Option<TlsFiles>,
-}
-
-/// What the registry speaks TLS with: files in PEM.
-#[derive(Debug, Clone)]
-pub struct TlsFiles {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    /// Hosts are to show certificates of these authorities.
-    pub host_authorities: Option<PathBuf>,
-}
-
 /// Serves until `shutdown`; `listening` is told the address that was bound. Certificates and keys are read again at SIGHUP.
 pub async fn run(
     settings: Settings,
@@ -60,28 +39,10 @@ pub async fn run(
     shutdown: Shutdown,
     listening: impl FnOnce(ServedAt),
 ) -> Result<(), RegistryError> {
-    let tls = listen.tls.as_ref().map(TlsFiles::load).transpose()?;
-    if tls.is_none() {
-        plain_http_allowed(listen.address, listen.insecure_http)?;
-    }
-    let shown = tls.clone().zip(listen.tls);
-    let renew = move || match &shown {
-        Some((tls, files)) => tls.renew(files.load()),
-        None => tracing::info!("there are no certificates to read again"),
-    };
-    on_hangup(renew).map_err(RegistryError::Signal)?;
+    let door = listen.open().await?;
     let registry = Registry::start(settings, shutdown.clone()).await?;
-    let failed = |source| RegistryError::Listen { address: listen.address, source };
-    let listener = TcpListener::bind(listen.address).await.map_err(failed)?;
-    listening(ServedAt { address: listener.local_addr().map_err(failed)?, tls: tls.is_some() });
-    serve(listener, tls, router(registry), shutdown).await.map_err(RegistryError::Serve)
-}
-
-impl TlsFiles {
-    fn load(&self) -> Result<ServerTls, TlsError> {
-        let identity = ServerIdentity::load(&self.certificate, &self.key)?;
-        ServerTls::new(identity, self.host_authorities.as_deref())
-    }
+    listening(door.at());
+    Ok(door.serve(router(registry), shutdown).await?)
 }
 
 /// The OpenAPI description, as `GET /openapi.json` answers it.

@@ -42,7 +42,7 @@ use thiserror::Error;
 
 use crate::{
     api::{
-        http::{NotLoopback, Shutdown, TlsError},
+        http::{ListenError, Shutdown},
         problem::{Code, Problem},
     },
     clock::Clock,
@@ -101,15 +101,7 @@ pub enum RegistryError {
     #[error("cannot register metrics")]
     Metrics(#[from] prometheus::Error),
     #[error(transparent)]
-    PlainHttp(#[from] NotLoopback),
-    #[error("cannot speak TLS")]
-    Tls(#[from] TlsError),
-    #[error("cannot wait for signals")]
-    Signal(#[source] io::Error),
-    #[error("cannot listen on {address}")]
-    Listen { address: std::net::SocketAddr, source: io::Error },
-    #[error("cannot serve")]
-    Serve(#[source] io::Error),
+    Listen(#[from] ListenError),
 }
 
 impl Registry {

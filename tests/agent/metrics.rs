@@ -28,5 +28,5 @@ async fn all_that_is_counted_is_described_and_all_that_is_described_is_counted()
     assert!(text.contains("sublet_partitions{state=\"carved\"} 1\n"), "{text}");
     let counted = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let counted: BTreeSet<_> = counted.map(str::to_owned).collect();
-    assert_eq!(counted, &described("Both") | &described("Agent"));
+    assert_eq!(counted, &(&described("All") | &described("Registry and agent")) | &described("Agent"));
 }

@@ -76,16 +76,20 @@ fn what_is_not_kept_is_gone_and_so_is_what_a_dead_writer_left() {
 fn writers_at_the_same_time_lose_nothing_of_one_another() {
     let (_root, layout) = layout();
     thread::scope(|scope| {
-        for number in 0..8u8 {
+        for writer in 0..8u8 {
             let layout = &layout;
             scope.spawn(move || {
-                let (manifest, bytes) = manifest(layout, &[number / 2]);
-                layout.add_manifest(&manifest, &bytes, Some(&tag(&format!("v{number}")))).unwrap();
+                for number in 0..8u8 {
+                    // Each blob is one that somebody else brings as well.
+                    let (manifest, bytes) = manifest(layout, &[writer / 2, number]);
+                    let tag = tag(&format!("v{writer}-{number}"));
+                    layout.add_manifest(&manifest, &bytes, Some(&tag)).unwrap();
+                }
             });
         }
     });
     let index = layout.index().unwrap();
-    assert_eq!(index.tags().len(), 8);
+    assert_eq!(index.tags().len(), 64);
     assert!(index.manifests.iter().all(|entry| layout.manifest(entry).is_ok()));
 }
 
