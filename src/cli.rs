@@ -9,6 +9,7 @@ mod context;
 mod doctor;
 mod error;
 mod hosts;
+mod image;
 mod job;
 mod key;
 mod lease_store;
@@ -24,7 +25,7 @@ mod token;
 mod tunnel;
 mod watch;
 
-pub use error::CliError;
+pub use error::{CliError, with_causes};
 
 use std::process::ExitCode;
 
@@ -69,6 +70,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Bill(bill) => bill::bill(&context, &bill).await,
         Command::Books { command } => books::books(&context, command).await,
         Command::Receipt(receipt) => receipt::receipt(&context, &receipt).await,
+        Command::Image(arguments) => image::image(&context, arguments).await,
         Command::Audit { file } => audit::audit(&context, &file),
     }
 }

@@ -26,7 +26,9 @@ step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "Debian packages"
 # libFuzzer is C++. An SSH server for guests, and what logs in to it. The contract tester is a Python program.
-bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv postgresql postgresql-client openssl
+# Other people's client and registry of images, QEMU's disks, and the walls that these are converted within.
+bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv postgresql postgresql-client openssl \
+    skopeo docker-registry qemu-utils bubblewrap
 
 step "formatting"
 cargo fmt --all --check
@@ -35,7 +37,7 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --locked --workspace --features sublet/postgres-tests --all-targets -- -D warnings
 cargo clippy --locked --workspace --features sublet/postgres-tests --test system --test lab --test machine -- -D warnings
-for feature in cli agent registry; do
+for feature in cli agent registry images; do
     cargo clippy --locked --package sublet --no-default-features --features "$feature" -- -D warnings
 done
 cargo clippy --locked --package sublet-firmware --bins --features pvh --profile firmware \

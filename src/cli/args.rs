@@ -2,6 +2,7 @@
 
 mod books;
 mod conditions;
+mod images;
 mod keys;
 mod values;
 
@@ -12,6 +13,10 @@ use uuid::Uuid;
 
 pub use books::BooksCommand;
 pub use conditions::ConditionArguments;
+pub use images::{
+    AboutArguments, BuildArguments, DiskFormat, ImageArguments, ImageCommand, ImportArguments,
+    KernelArguments, RemoteArguments, SignerArguments,
+};
 pub use keys::{KeyChoice, KeyCommand, RestrictArguments, TokenCommand};
 pub use values::{Forward, LeaseDuration, Size, Variable};
 
@@ -156,6 +161,8 @@ pub enum Command {
     },
     /// Show what a lease's host states, signed, of what was set aside for it and delivered
     Receipt(ReceiptArguments),
+    /// OS images: build, import, list, verify, sign, carry to registries and back
+    Image(ImageArguments),
     /// Recompute a ledger that `sublet-registry export` wrote, and say what disagrees
     Audit { file: PathBuf },
 }

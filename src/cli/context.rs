@@ -40,6 +40,11 @@ impl Context {
         self.options.json
     }
 
+    /// What all that this command asks is called.
+    pub(super) fn request_id(&self) -> Uuid {
+        self.request_id
+    }
+
     /// The registry, as whoever the token file says.
     pub(super) fn registry(&self) -> Result<RegistryClient, CliError> {
         let url =
@@ -79,7 +84,7 @@ impl Context {
     }
 
     /// Whose word is taken for who a server is.
-    fn trust(&self) -> Result<Trust, CliError> {
+    pub(super) fn trust(&self) -> Result<Trust, CliError> {
         let file = self.options.ca_file.as_deref();
         Ok(file.map_or_else(|| Ok(Trust::default()), Trust::authorities)?)
     }
@@ -104,7 +109,7 @@ fn required<'a, T>(
 }
 
 /// Puts a secret into a file, whole or not at all, for its owner alone.
-fn write_secret(path: &Path, secret: &Secret) -> io::Result<()> {
+pub(super) fn write_secret(path: &Path, secret: &Secret) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     writeln!(file, "{}", secret.reveal())?;

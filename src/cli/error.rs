@@ -5,13 +5,30 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 
 use crate::{
-    client::{ClientError, TrustError},
+    client::{BadCredentials, ClientError, ImageClientError, TrustError},
     domain::{
         id::LeaseId,
+        image::signature::{NotHex, NotVouchedFor},
         lending_key::{InvalidKey, RestrictError},
         receipt::chain::BadReceipt,
     },
+    image::{
+        build::BuildError, convert::ConvertError, from_directory::DescriptionError, layout::LayoutError,
+        sign::SignError, store::StoreError, verify::VerifyError,
+    },
 };
+
+/// An error and what it came from, in one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
 
 #[derive(Debug, Error)]
 pub enum CliError {
@@ -78,6 +95,40 @@ pub enum CliError {
     NotAKey(#[source] InvalidKey),
     #[error(transparent)]
     Restrict(#[from] RestrictError),
+    #[error("{what} is not known; give it with {option}")]
+    MissingOption { what: &'static str, option: &'static str },
+    #[error("there is no folder for images: set HOME, or give one with --store")]
+    NoImageStore,
+    #[error("{0} is at a registry, and this is about images of the store: `sublet image pull` it first")]
+    NotLocal(String),
+    #[error(
+        "{0} is no image of a registry's: put its HOST[:PORT]/ in front, with http:// where it has no TLS"
+    )]
+    NotRemote(String),
+    #[error("--created is no moment")]
+    Created(#[source] jiff::Error),
+    #[error(transparent)]
+    ImageStore(#[from] StoreError),
+    #[error(transparent)]
+    ImageLayout(#[from] LayoutError),
+    #[error(transparent)]
+    ImageBuild(#[from] BuildError),
+    #[error(transparent)]
+    ImageDirectory(#[from] DescriptionError),
+    #[error(transparent)]
+    ImageConvert(#[from] ConvertError),
+    #[error("the image is damaged")]
+    ImageDamaged(#[from] VerifyError),
+    #[error("cannot sign the image")]
+    ImageSign(#[from] SignError),
+    #[error("this is no key for images")]
+    ImageKey(#[from] NotHex),
+    #[error(transparent)]
+    NotVouchedFor(#[from] NotVouchedFor),
+    #[error("cannot use --credentials")]
+    Credentials(#[from] BadCredentials),
+    #[error(transparent)]
+    ImageClient(#[from] ImageClientError),
     #[error("cannot use --ca-file")]
     Trust(#[from] TrustError),
     #[error(transparent)]

@@ -8,6 +8,10 @@ pub mod build;
 pub mod from_directory;
 mod pack;
 
+pub mod convert;
+mod qcow2;
+mod sandbox;
+
 pub mod disk;
 pub mod sign;
 pub mod verify;

@@ -1,0 +1,105 @@
+//! A program that reads what somebody else made: it has no network, sees no file but its own system's programs and the one that
+//! it is to read, writes one other, and ends when its time is over. bubblewrap makes its walls, prlimit its bounds.
+
+use std::{io, path::Path, process::Stdio, time::Duration};
+
+use thiserror::Error;
+use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
+
+/// Where the two files are within the walls.
+pub(super) const INPUT: &str = "/input";
+pub(super) const OUTPUT: &str = "/output";
+
+/// Most memory addresses that it may use, in bytes.
+const MEMORY_MAX: u64 = 4 << 30;
+const FILES_MAX: u32 = 64;
+/// Most that is kept of what it complains about, in bytes.
+const COMPLAINT_MAX: u64 = 4096;
+
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    #[error("{program} cannot be started; Debian has it in the package {package}")]
+    NoProgram { program: &'static str, package: &'static str, source: io::Error },
+    #[error("{program} has not finished within {} s", .limit.as_secs())]
+    TooLong { program: &'static str, limit: Duration },
+    #[error("{program} cannot be waited for")]
+    Wait { program: &'static str, source: io::Error },
+    #[error("{program} gave up: {complaint}")]
+    Failed { program: &'static str, complaint: String },
+}
+
+/// A program of the system's, in Debian's package of that name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Program {
+    pub(super) path: &'static str,
+    pub(super) package: &'static str,
+    /// What it ends with where all went well.
+    pub(super) fine: &'static [i32],
+}
+
+/// Runs it on `input`; it can write `output`, which is there, and no more than `output_max` bytes of it.
+pub(super) async fn run(
+    program: Program,
+    arguments: &[&str],
+    (input, output): (&Path, &Path),
+    output_max: u64,
+    limit: Duration,
+) -> Result<(), SandboxError> {
+    if let Err(source) = std::fs::metadata(program.path) {
+        return Err(SandboxError::NoProgram { program: program.path, package: program.package, source });
+    }
+    let mut command = Command::new("prlimit");
+    command
+        .args([
+            format!("--fsize={output_max}"),
+            format!("--as={MEMORY_MAX}"),
+            format!("--nofile={FILES_MAX}"),
+        ])
+        .args([
+            "--core=0",
+            "--",
+            "bwrap",
+            "--unshare-all",
+            "--die-with-parent",
+            "--new-session",
+            "--clearenv",
+        ])
+        .args(["--cap-drop", "ALL", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib"])
+        .args(["--symlink", "usr/lib64", "/lib64", "--dev", "/dev", "--chdir", "/"])
+        .args(["--ro-bind".as_ref(), input.as_os_str(), INPUT.as_ref()])
+        .args(["--bind".as_ref(), output.as_os_str(), OUTPUT.as_ref()])
+        .args(["--", program.path])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let no_walls = |source| SandboxError::NoProgram { program: "prlimit", package: "util-linux", source };
+    let mut child = command.spawn().map_err(no_walls)?;
+    let complaints = child.stderr.take();
+    let finished = timeout(limit, async {
+        let mut complaint = Vec::new();
+        if let Some(stderr) = complaints {
+            stderr.take(COMPLAINT_MAX).read_to_end(&mut complaint).await?;
+        }
+        Ok((child.wait().await?, complaint))
+    });
+    let Program { path: program, fine, .. } = program;
+    let finished = finished.await.map_err(|_| SandboxError::TooLong { program, limit })?;
+    let (status, complaint) = finished.map_err(|source| SandboxError::Wait { program, source })?;
+    if status.code().is_some_and(|code| fine.contains(&code)) {
+        return Ok(());
+    }
+    Err(failure(program, &complaint))
+}
+
+fn failure(program: &'static str, complaint: &[u8]) -> SandboxError {
+    let text = String::from_utf8_lossy(complaint);
+    let complaint = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+    let complaint = complaint.trim().to_owned();
+    if complaint.contains("failed to execute bwrap") {
+        let source = io::ErrorKind::NotFound.into();
+        return SandboxError::NoProgram { program: "bwrap", package: "bubblewrap", source };
+    }
+    SandboxError::Failed { program, complaint }
+}
