@@ -97,7 +97,7 @@ fn complete(layout: &Layout, image: &Image, created: Timestamp) -> Result<Manife
     config.check()?;
     let config = layout.add_blob(media_type::CONFIG, &config.to_bytes()?)?;
     let mut manifest = image.manifest(config);
-    manifest.annotations.insert(CREATED.to_owned(), created.to_string());
+    manifest.annotations.insert(CREATED.to_owned(), format!("{created:.0}"));
     Ok(manifest)
 }
 

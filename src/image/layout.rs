@@ -200,10 +200,23 @@ impl Layout {
         };
         let lock = begin().map_err(|source| self.failed(&self.directory, source))?;
         if !self.directory.join(LAYOUT_FILE).exists() {
-            self.write(INDEX_FILE, &Index::default().to_bytes()?)?;
-            self.write(LAYOUT_FILE, LAYOUT.as_bytes())?;
+            self.begin()?;
         }
         Ok(lock)
+    }
+
+    /// Makes a layout of the directory; an index that is there already stays.
+    fn begin(&self) -> Result<(), LayoutError> {
+        if !self.directory.join(INDEX_FILE).exists() {
+            self.write(INDEX_FILE, &Index::default().to_bytes()?)?;
+        }
+        self.write(LAYOUT_FILE, LAYOUT.as_bytes())?;
+        // Directories that were made on the way are as durable as what will be in them, up to where we may look.
+        for directory in self.blobs().ancestors() {
+            let Ok(directory) = File::open(directory) else { break };
+            directory.sync_all().map_err(|source| self.failed(&self.directory, source))?;
+        }
+        Ok(())
     }
 
     /// Replaces a file whole; only who holds the lock does.

@@ -103,3 +103,64 @@ fn failure(program: &'static str, complaint: &[u8]) -> SandboxError {
     }
     SandboxError::Failed { program, complaint }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const SHELL: Program = Program { path: "/usr/bin/sh", package: "dash", fine: &[0] };
+
+    /// What a script within the walls ends with, and what it wrote.
+    async fn script(script: &str, limit: Duration) -> (Result<(), SandboxError>, String) {
+        let root = tempfile::tempdir().unwrap();
+        let (input, output) = (root.path().join("in"), root.path().join("out"));
+        fs::write(&input, "what is to be read").unwrap();
+        fs::write(&output, "").unwrap();
+        fs::write(root.path().join("beside"), "").unwrap();
+        let ended = run(SHELL, &["-c", script], (&input, &output), 65_536, limit).await;
+        assert_eq!(fs::read_to_string(&input).unwrap(), "what is to be read");
+        (ended, fs::read_to_string(&output).unwrap())
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_program_within_the_walls_sees_two_files_and_its_system_and_no_network() {
+        let (ended, wrote) = script("cat /input > /output", LONG).await;
+        ended.unwrap();
+        assert_eq!(wrote, "what is to be read");
+        let (ended, wrote) = script("ls / | tr '\\n' ' ' > /output", LONG).await;
+        ended.unwrap();
+        assert_eq!(wrote, "dev input lib lib64 output usr ");
+        let look =
+            "ls /sys /proc /etc /home /root /tmp 2> /dev/null; cat /proc/net/dev; env | grep -v PWD; true";
+        let (ended, wrote) = script(&format!("({look}) > /output"), LONG).await;
+        ended.unwrap();
+        assert_eq!(wrote, "");
+    }
+
+    #[tokio::test]
+    async fn a_program_within_the_walls_writes_one_file_and_no_more_of_it_than_allowed() {
+        for elsewhere in ["echo > /input", "echo > /usr/there", "dd if=/dev/zero of=/output bs=65537 count=1"]
+        {
+            let (ended, _) = script(elsewhere, LONG).await;
+            assert!(matches!(ended, Err(SandboxError::Failed { .. })), "{elsewhere}: {ended:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_is_ended() {
+        let (ended, _) = script("while true; do :; done", Duration::from_millis(200)).await;
+        assert!(matches!(ended, Err(SandboxError::TooLong { .. })), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_named_with_its_package() {
+        let none = Program { path: "/usr/bin/no-such-program", package: "a-package", fine: &[0] };
+        let nothing = Path::new("/dev/null");
+        let error = run(none, &[], (nothing, nothing), 1, LONG).await.unwrap_err();
+        assert!(error.to_string().contains("a-package"), "{error}");
+    }
+}

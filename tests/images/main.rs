@@ -8,6 +8,7 @@
 )]
 
 mod conformance;
+mod crowds;
 mod importing;
 mod liar;
 mod lies;

@@ -56,7 +56,7 @@ async fn fetch(
     if layout.has_blob(layer) {
         return Ok(());
     }
-    let progress = Progress::new(format!("fetching {}", layer.digest));
+    let progress = Progress::new(format!("fetching {:.12}", layer.digest.hex()));
     let incoming = layout.incoming()?;
     let mut file = tokio::fs::File::from_std(incoming.file_again()?);
     registry.blob(name, layer, &mut file, &mut |received| progress.at(received, layer.size)).await?;

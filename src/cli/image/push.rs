@@ -43,7 +43,7 @@ async fn push(
         if registry.has_blob(name, blob).await? {
             continue;
         }
-        let progress = Progress::new(format!("sending {}", blob.digest));
+        let progress = Progress::new(format!("sending {:.12}", blob.digest.hex()));
         let file = tokio::fs::File::from_std(layout.open_blob(blob)?);
         registry.push_blob(name, blob, file, progress.counter(blob.size)).await?;
         progress.done();

@@ -94,6 +94,17 @@ fn writers_at_the_same_time_lose_nothing_of_one_another() {
 }
 
 #[test]
+fn a_directory_that_lacks_only_its_mark_loses_nothing() {
+    let (_root, layout) = layout();
+    let (manifest, bytes) = manifest(&layout, b"config");
+    layout.add_manifest(&manifest, &bytes, Some(&tag("latest"))).unwrap();
+    fs::remove_file(layout.directory.join(LAYOUT_FILE)).unwrap();
+    layout.add_blob(media_type::CONFIG, b"more").unwrap();
+    assert!(layout.find(&Version::Tag(tag("latest"))).is_ok());
+    assert!(layout.directory.join(LAYOUT_FILE).exists());
+}
+
+#[test]
 fn an_index_that_is_none_is_named() {
     let (_root, layout) = layout();
     layout.add_blob(media_type::CONFIG, b"").unwrap();
