@@ -1,7 +1,7 @@
 //! The OS image server.
 #![forbid(unsafe_code)]
 
-use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use sublet::{
@@ -28,6 +28,9 @@ struct Arguments {
     /// verifies it all the same
     #[arg(long, conflicts_with = "tls_cert")]
     insecure_http: bool,
+    /// Break off with a client that takes nothing of what it is sent for so long
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    stalled_seconds: u64,
 }
 
 #[tokio::main]
@@ -46,6 +49,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let tls = arguments.tls_cert.zip(arguments.tls_key);
     let tls = tls.map(|(certificate, key)| TlsFiles { certificate, key, client_authorities: None });
     let listen = Listen { address: arguments.listen, insecure_http: arguments.insecure_http, tls };
+    let stalled = Duration::from_secs(arguments.stalled_seconds);
     let shutdown = Shutdown::on_signals()?;
-    Ok(image_server::run(arguments.directory, listen, shutdown, |at| eprintln!("listening on {at}")).await?)
+    let listening = |at| eprintln!("listening on {at}");
+    Ok(image_server::run(arguments.directory, listen, stalled, shutdown, listening).await?)
 }

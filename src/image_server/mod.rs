@@ -15,7 +15,7 @@ mod referrers;
 mod directory;
 mod metrics;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -47,10 +47,12 @@ struct ImageServer {
     streams: Arc<Semaphore>,
 }
 
-/// Serves until `shutdown`; `listening` is told the address that was bound.
+/// Serves until `shutdown`; `listening` is told the address that was bound. A client that takes nothing of its blob for
+/// `stalled` is broken off with: there is room for so many.
 pub async fn run(
     directory: PathBuf,
     listen: Listen,
+    stalled: Duration,
     shutdown: Shutdown,
     listening: impl FnOnce(ServedAt),
 ) -> Result<(), ImageServerError> {
@@ -61,7 +63,7 @@ pub async fn run(
         metrics: Metrics::new()?,
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
     };
-    let door = listen.open().await?;
+    let door = listen.open().await?.breaking_off_after(stalled)?;
     listening(door.at());
     Ok(door.serve(http::router(Arc::new(server)), shutdown).await?)
 }

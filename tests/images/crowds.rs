@@ -15,11 +15,11 @@ use crate::{server::Server, store::Store};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A server with a blob that fits into no buffer on the way, and its path.
-fn with_large_blob() -> (Store, Server, String) {
+fn with_large_blob(options: &[&str]) -> (Store, Server, String) {
     let store = Store::with_kernel();
     let blob = Descriptor::of("application/octet-stream", &vec![7; 32 << 20]);
     fs::write(store.blob("debian/micro", &blob.digest.to_string()), vec![7; 32 << 20]).unwrap();
-    let server = Server::start(&store.path());
+    let server = Server::start_at(&store.path(), "127.0.0.1:0", options);
     (store, server, format!("/v2/debian/micro/blobs/{}", blob.digest))
 }
 
@@ -33,11 +33,27 @@ fn stalled(server: &Server, path: &str) -> TcpStream {
 
 #[test]
 fn those_that_read_nothing_hold_nobody_up_and_are_forgotten_when_they_go() {
-    let (_store, server, path) = with_large_blob();
+    let (_store, server, path) = with_large_blob(&[]);
     let crowd: Vec<TcpStream> = (0..100).map(|_| stalled(&server, &path)).collect();
     assert_eq!(server.metric("sublet_images_streams"), 100);
     assert_eq!(server.get(&path).body.len(), 32 << 20);
     drop(crowd);
+    until_nothing_is_sent(&server);
+}
+
+#[test]
+fn those_that_take_nothing_for_too_long_are_broken_off_with() {
+    let (_store, server, path) = with_large_blob(&["--stalled-seconds", "1"]);
+    let mut crowd: Vec<TcpStream> = (0..3).map(|_| stalled(&server, &path)).collect();
+    until_nothing_is_sent(&server);
+    for stream in &mut crowd {
+        // What was on its way may be had; the whole never is.
+        let mut rest = Vec::new();
+        assert!(stream.read_to_end(&mut rest).is_err() || rest.len() < 32 << 20);
+    }
+}
+
+fn until_nothing_is_sent(server: &Server) {
     let started = Instant::now();
     while server.metric("sublet_images_streams") > 0 {
         assert!(started.elapsed() < DEADLINE, "they are not forgotten");
@@ -47,7 +63,7 @@ fn those_that_read_nothing_hold_nobody_up_and_are_forgotten_when_they_go() {
 
 #[test]
 fn more_at_once_than_there_is_room_for_are_told_to_ask_again() {
-    let (_store, server, path) = with_large_blob();
+    let (_store, server, path) = with_large_blob(&[]);
     let crowd: Vec<TcpStream> = (0..512).map(|_| stalled(&server, &path)).collect();
     let refused = server.get(&path);
     assert_eq!((refused.status, refused.code().as_str()), (429, "TOOMANYREQUESTS"));
@@ -57,7 +73,7 @@ fn more_at_once_than_there_is_room_for_are_told_to_ask_again() {
 
 #[test]
 fn a_head_that_is_too_long_is_refused_and_what_never_ends_is_broken_off() {
-    let (_store, server, path) = with_large_blob();
+    let (_store, server, path) = with_large_blob(&[]);
     let many: Vec<(&str, &str)> = vec![("x-many", "x"); 1000];
     assert_eq!(server.ask("GET", &path, &many).status, 431);
     let mut endless = TcpStream::connect(server.authority()).unwrap();

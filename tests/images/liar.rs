@@ -19,6 +19,16 @@ impl Asked {
     pub(crate) fn has(&self, header: &str) -> bool {
         self.head.to_lowercase().contains(&format!("\r\n{header}:"))
     }
+
+    /// Whether this is one of its headers' lines.
+    pub(crate) fn says(&self, line: &str) -> bool {
+        self.head.lines().any(|said| said == line)
+    }
+
+    /// Whom the client takes us for.
+    pub(crate) fn host(&self) -> &str {
+        self.head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default()
+    }
 }
 
 pub(crate) struct Liar {

@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use crate::{server::Server, store::Store};
+use crate::{
+    liar::{Liar, with_body},
+    server::Server,
+    store::Store,
+};
 
 /// A key of a file, which is made.
 fn key(store: &Store, name: &str) -> (String, String) {
@@ -57,6 +61,34 @@ fn a_server_over_tls_is_the_one_that_an_authority_vouches_for() {
     let said = target.refused(&["pull", &image]);
     assert!(said.contains("cannot be reached"), "{said}");
     target.done(&["--ca-file", &certificate, "pull", &image]);
+}
+
+#[test]
+fn a_registry_that_sends_us_for_a_token_is_shown_it() {
+    let (source, target) = (Store::with_kernel(), Store::new());
+    let server = Server::start(&source.path());
+    let door = Liar::before(&server, |asked, answer| {
+        if asked.path.starts_with("/token") {
+            let is_asked_for = asked.path.contains("scope=repository%3Adebian%2Fmicro%3Apull")
+                && asked.path.contains("service=images")
+                && asked.says("authorization: Basic dXNlcjpwYXNzd29yZA==");
+            return with_body(
+                "application/json",
+                if is_asked_for { br#"{"token":"let-me-in"}"# } else { b"{}" },
+            );
+        }
+        if asked.says("authorization: Bearer let-me-in") {
+            return answer;
+        }
+        let realm = format!("Bearer realm=\"http://{}/token\",service=\"images\"", asked.host());
+        let head =
+            format!("HTTP/1.1 401 Unauthorized\r\nwww-authenticate: {realm}\r\ncontent-length: 0\r\n\r\n");
+        head.into_bytes()
+    });
+    let credentials = source.write("credentials", b"user:password");
+    target.done(&["pull", &door.image("debian/micro"), "--credentials", &credentials]);
+    let said = target.refused(&["pull", &door.image("debian/micro"), "again:1"]);
+    assert!(!said.contains("let-me-in"), "{said}");
 }
 
 #[test]

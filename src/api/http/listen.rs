@@ -1,9 +1,10 @@
 //! Where a server listens, by its command line: plain on loopback, over TLS with certificates from files that are read again
 //! at SIGHUP.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::Router;
+use rustix::{io::Errno, net::sockopt};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
@@ -73,6 +74,15 @@ impl Listen {
 }
 
 impl Opened {
+    /// Breaks off with clients that take nothing of what they are sent for this long: the kernel passes it on to each
+    /// connection that it accepts here.
+    pub fn breaking_off_after(self, stalled: Duration) -> Result<Self, ListenError> {
+        let millis = stalled.as_millis().try_into().unwrap_or(u32::MAX);
+        let failed = |error: Errno| ListenError::Listen { address: self.at.address, source: error.into() };
+        sockopt::set_tcp_user_timeout(&self.listener, millis).map_err(failed)?;
+        Ok(self)
+    }
+
     pub fn at(&self) -> ServedAt {
         self.at
     }
