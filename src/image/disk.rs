@@ -69,7 +69,7 @@ impl PackedDisk {
 }
 
 /// Reads the list of chunks, checks it against the image, and that the packed blob is as long as it has to be.
-fn read_map(mut table: &File, disk: &Disk) -> Result<ChunkMap, DiskError> {
+pub fn read_map(mut table: &File, disk: &Disk) -> Result<ChunkMap, DiskError> {
     let mut reader = ChunkReader::new(disk.size);
     let mut piece = vec![0; 64 * 1024];
     loop {

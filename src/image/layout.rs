@@ -42,7 +42,10 @@ pub enum LayoutError {
     NoBlob { directory: PathBuf, digest: Digest },
     #[error("the blob {digest} has {found} bytes, and should have {expected}")]
     Size { digest: Digest, expected: u64, found: u64 },
-    #[error("the blob {expected} is damaged: what is there has the digest {found}")]
+    #[error(
+        "the blob {expected} is damaged: what is there has the digest {found}; pull or build the image again, which \
+         replaces it"
+    )]
     Damaged { expected: Digest, found: Digest },
     #[error("the blob {digest} has {found} bytes, and no more than {max} are read of its kind")]
     TooLong { digest: Digest, max: u64, found: u64 },
@@ -115,11 +118,6 @@ impl Layout {
         if found == expected { Ok(file) } else { Err(LayoutError::Size { digest, expected, found }) }
     }
 
-    /// Whether a blob is there, with its length.
-    pub fn has_blob(&self, descriptor: &Descriptor) -> bool {
-        self.open_blob(descriptor).is_ok()
-    }
-
     /// A place for a blob that is to come; it is gone again unless it is kept.
     pub fn incoming(&self) -> Result<Incoming<'_>, LayoutError> {
         let _lock = self.lock()?;
@@ -140,7 +138,8 @@ impl Layout {
     /// Keeps a blob that is at hand.
     pub fn add_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, LayoutError> {
         let descriptor = Descriptor::of(media_type, bytes);
-        if !self.has_blob(&descriptor) {
+        // One that is damaged is replaced.
+        if self.read_blob(&descriptor, descriptor.size).is_err() {
             let mut incoming = self.incoming()?;
             incoming.file.write_all(bytes).map_err(|source| self.failed(&incoming.path, source))?;
             incoming.keep(&descriptor.digest)?;
@@ -167,14 +166,11 @@ impl Layout {
         Ok(descriptor)
     }
 
-    /// The manifests about another, by what they say themselves.
+    /// The manifests about another, by what they say themselves. One that is damaged says nothing.
     pub fn referrers(&self, subject: &Digest) -> Result<Vec<(Descriptor, Manifest)>, LayoutError> {
         let mut found = Vec::new();
         for entry in self.index()?.manifests {
-            if entry.media_type != media_type::MANIFEST {
-                continue;
-            }
-            let (manifest, _) = self.manifest(&entry)?;
+            let Ok((manifest, _)) = self.manifest(&entry) else { continue };
             if manifest.is_about(subject) {
                 found.push((entry, manifest));
             }

@@ -48,6 +48,29 @@ pub(super) async fn run(
     if let Err(source) = std::fs::metadata(program.path) {
         return Err(SandboxError::NoProgram { program: program.path, package: program.package, source });
     }
+    let mut command = within_walls((input, output), output_max);
+    command.args(["--", program.path]).args(arguments);
+    let no_walls = |source| SandboxError::NoProgram { program: "prlimit", package: "util-linux", source };
+    let mut child = command.spawn().map_err(no_walls)?;
+    let complaints = child.stderr.take();
+    let finished = timeout(limit, async {
+        let mut complaint = Vec::new();
+        if let Some(stderr) = complaints {
+            stderr.take(COMPLAINT_MAX).read_to_end(&mut complaint).await?;
+        }
+        Ok((child.wait().await?, complaint))
+    });
+    let Program { path: program, fine, .. } = program;
+    let finished = finished.await.map_err(|_| SandboxError::TooLong { program, limit })?;
+    let (status, complaint) = finished.map_err(|source| SandboxError::Wait { program, source })?;
+    if status.code().is_some_and(|code| fine.contains(&code)) {
+        return Ok(());
+    }
+    Err(failure(program, &complaint))
+}
+
+/// What is to be run is to follow.
+fn within_walls((input, output): (&Path, &Path), output_max: u64) -> Command {
     let mut command = Command::new("prlimit");
     command
         .args([
@@ -68,29 +91,11 @@ pub(super) async fn run(
         .args(["--symlink", "usr/lib64", "/lib64", "--dev", "/dev", "--chdir", "/"])
         .args(["--ro-bind".as_ref(), input.as_os_str(), INPUT.as_ref()])
         .args(["--bind".as_ref(), output.as_os_str(), OUTPUT.as_ref()])
-        .args(["--", program.path])
-        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let no_walls = |source| SandboxError::NoProgram { program: "prlimit", package: "util-linux", source };
-    let mut child = command.spawn().map_err(no_walls)?;
-    let complaints = child.stderr.take();
-    let finished = timeout(limit, async {
-        let mut complaint = Vec::new();
-        if let Some(stderr) = complaints {
-            stderr.take(COMPLAINT_MAX).read_to_end(&mut complaint).await?;
-        }
-        Ok((child.wait().await?, complaint))
-    });
-    let Program { path: program, fine, .. } = program;
-    let finished = finished.await.map_err(|_| SandboxError::TooLong { program, limit })?;
-    let (status, complaint) = finished.map_err(|source| SandboxError::Wait { program, source })?;
-    if status.code().is_some_and(|code| fine.contains(&code)) {
-        return Ok(());
-    }
-    Err(failure(program, &complaint))
+    command
 }
 
 fn failure(program: &'static str, complaint: &[u8]) -> SandboxError {

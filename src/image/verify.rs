@@ -46,7 +46,12 @@ pub fn verify(layout: &Layout, stored: &StoredImage, progress: &mut Progress<'_>
     }
 }
 
-fn verify_blob(layout: &Layout, blob: &Descriptor, progress: &mut dyn FnMut(u64)) -> Result<(), VerifyError> {
+/// Reads a blob, and checks its digest. `progress` is told how much more was read.
+pub fn verify_blob(
+    layout: &Layout,
+    blob: &Descriptor,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), VerifyError> {
     let (digest, mut file) = (blob.digest, layout.open_blob(blob)?);
     let found = digest_of(&mut file, progress).map_err(|source| VerifyError::Read { digest, source })?;
     if found == digest {

@@ -49,6 +49,39 @@ fn a_damaged_image_is_not_verified_and_what_is_damaged_is_named() {
 }
 
 #[test]
+fn a_damaged_image_is_whole_again_when_it_is_pulled_again() {
+    let (source, target) = (Store::with_disk(), Store::new());
+    let server = Server::start(&source.path());
+    target.done(&["pull", &server.image("debian/12:full")]);
+    let digest = target.digest("debian/12:full");
+    let manifest = target.manifest("debian/12", &digest);
+    let blobs = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
+    for blob in blobs.map(|blob| blob["digest"].as_str().unwrap()).chain([digest.as_str()]) {
+        let path = target.blob("debian/12", blob);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[5] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        target.refused(&["verify", "debian/12:full"]);
+        target.done(&["pull", &server.image("debian/12:full")]);
+        target.done(&["verify", "debian/12:full"]);
+    }
+}
+
+#[test]
+fn an_image_that_is_damaged_leaves_the_others_on_the_list() {
+    let store = Store::with_disk();
+    let disk = store.file("disk.raw").to_str().unwrap().to_owned();
+    store.done(&["build", "debian/12:other", "--os", "Debian 13", "--disk", &disk]);
+    let path = store.blob("debian/12", &store.digest("debian/12:full"));
+    fs::write(path, "{}").unwrap();
+    let output = store.run(&["list"]);
+    let (listed, told) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success() && listed.contains("debian/12:other"), "{listed}");
+    assert!(told.contains("debian/12:full: ") && !listed.contains("debian/12:full"), "{told}");
+}
+
+#[test]
 fn a_server_over_tls_is_the_one_that_an_authority_vouches_for() {
     let (source, target) = (Store::with_kernel(), Store::new());
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -14,7 +14,7 @@ use crate::{
         reference::{Reference, RepositoryName},
         signature::{EMPTY_CONFIG, ImageSignature},
     },
-    image::layout::Layout,
+    image::{layout::Layout, verify::verify_blob},
 };
 
 impl Images<'_> {
@@ -53,7 +53,8 @@ async fn fetch(
     layout: &Layout,
     layer: &Descriptor,
 ) -> Result<(), CliError> {
-    if layout.has_blob(layer) {
+    // To read it once more is quicker than to fetch it, and one that is damaged is replaced.
+    if verify_blob(layout, layer, &mut |_| {}).is_ok() {
         return Ok(());
     }
     let progress = Progress::new(format!("fetching {:.12}", layer.digest.hex()));

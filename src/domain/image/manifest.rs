@@ -117,6 +117,10 @@ pub(super) fn check_kind(schema: u32, found: &str, expected: &'static str) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::image::{
+        index::Index,
+        signature::{ImageSignature, ImageSigner},
+    };
     use proptest::prelude::*;
 
     fn manifest() -> Manifest {
@@ -160,15 +164,29 @@ mod tests {
         #[test]
         fn whatever_the_bytes_are_they_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = Manifest::read(&bytes);
-            let _ = super::super::index::Index::read(&bytes);
+            let _ = Index::read(&bytes);
+            let _ = ImageSignature::read(&bytes);
         }
 
         #[test]
-        fn whatever_byte_is_changed_the_manifest_is_read_or_refused(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let mut bytes = manifest().to_bytes().unwrap();
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            let _ = Manifest::read(&bytes);
+        fn whatever_byte_is_changed_of_a_manifest_an_index_or_a_signature_it_is_read_or_refused(
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let changed = |mut bytes: Vec<u8>| {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+                bytes
+            };
+            let manifest = manifest().to_bytes().unwrap();
+            let index = Index::of(vec![Descriptor::of(media_type::MANIFEST, &manifest)]);
+            let signature = ImageSigner::from_seed([1; 32]).sign(Digest::of(&manifest));
+            let _ = Manifest::read(&changed(manifest.clone()));
+            let _ = Index::read(&changed(index.to_bytes().unwrap()));
+            if let Some(read) = ImageSignature::read(&changed(signature.to_bytes().unwrap())) {
+                let is_same = read == signature;
+                prop_assert_eq!(read.vouches_for(&Digest::of(&manifest)), is_same);
+            }
         }
     }
 }
