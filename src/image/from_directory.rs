@@ -21,10 +21,15 @@ struct Description {
     name: String,
     os: String,
     kernel_release: String,
-    kernel: PathBuf,
+    #[serde(default)]
+    kernel: Option<PathBuf>,
     #[serde(default)]
     initrd: Option<PathBuf>,
-    command_line: String,
+    #[serde(default)]
+    command_line: Option<String>,
+    /// A raw disk, which has a kernel of its own.
+    #[serde(default)]
+    disk: Option<PathBuf>,
 }
 
 /// An image in a directory.
@@ -42,6 +47,8 @@ pub enum DescriptionError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path:?} does not describe an OS image")]
     Description { path: PathBuf, source: serde_json::Error },
+    #[error("{0:?} has to name a kernel with its command line, or else a disk")]
+    Boot(PathBuf),
     #[error("{path:?}: {file:?} leads out of the image's directory")]
     Outside { path: PathBuf, file: PathBuf },
 }
@@ -52,15 +59,22 @@ pub fn read(directory: &Path) -> Result<Described, DescriptionError> {
     File::open(&path)
         .and_then(|file| file.take(DESCRIPTION_MAX).read_to_end(&mut text))
         .map_err(|source| DescriptionError::Read { path: path.clone(), source })?;
-    let Description { name, os, kernel_release, kernel, initrd, command_line } =
+    let Description { name, os, kernel_release, kernel, initrd, command_line, disk } =
         serde_json::from_slice(&text)
             .map_err(|source| DescriptionError::Description { path: path.clone(), source })?;
     let inside = |file: PathBuf| match file.components().all(|part| matches!(part, Component::Normal(_))) {
         true => Ok(directory.join(file)),
         false => Err(DescriptionError::Outside { path: path.clone(), file }),
     };
-    let (kernel, initrd) = (inside(kernel)?, initrd.map(inside).transpose()?);
-    Ok(Described { name, os, kernel_release, source: Source::Kernel { kernel, initrd, command_line } })
+    let source = match (kernel, initrd, command_line, disk) {
+        (Some(kernel), initrd, Some(command_line), None) => {
+            let (kernel, initrd) = (inside(kernel)?, initrd.map(inside).transpose()?);
+            Source::Kernel { kernel, initrd, command_line }
+        }
+        (None, None, None, Some(disk)) => Source::Disk(inside(disk)?),
+        _ => return Err(DescriptionError::Boot(path)),
+    };
+    Ok(Described { name, os, kernel_release, source })
 }
 
 #[cfg(test)]
@@ -69,21 +83,42 @@ mod tests {
 
     use super::*;
 
+    /// What is read of a description with these fields beside those that each has.
+    fn read_with(fields: &str) -> (tempfile::TempDir, Result<Described, DescriptionError>) {
+        let root = tempfile::tempdir().unwrap();
+        let text = format!(r#"{{"name": "a", "os": "Debian 12", "kernel_release": "6.12", {fields}}}"#);
+        fs::write(root.path().join("image.json"), text).unwrap();
+        let read = read(root.path());
+        (root, read)
+    }
+
     #[test]
     fn files_are_taken_from_the_images_own_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let write = |kernel: &str| {
-            let text = serde_json::json!({ "name": "a", "os": "Debian 12", "kernel_release": "6.12", "kernel": kernel,
-                "command_line": "quiet" });
-            fs::write(root.path().join("image.json"), text.to_string()).unwrap();
-            read(root.path())
-        };
-        assert!(matches!(read(root.path()), Err(DescriptionError::Read { .. })));
-        let described = write("vmlinuz").unwrap();
+        let (root, described) = read_with(r#""kernel": "vmlinuz", "command_line": "quiet""#);
         let kernel = root.path().join("vmlinuz");
-        assert!(matches!(described.source, Source::Kernel { kernel: at, initrd: None, .. } if at == kernel));
-        for outside in ["../vmlinuz", "/boot/vmlinuz"] {
-            assert!(matches!(write(outside), Err(DescriptionError::Outside { .. })), "{outside}");
+        let source = described.unwrap().source;
+        assert!(matches!(source, Source::Kernel { kernel: at, initrd: None, .. } if at == kernel));
+        let (root, described) = read_with(r#""disk": "disk.img""#);
+        let disk = root.path().join("disk.img");
+        assert!(matches!(described.unwrap().source, Source::Disk(at) if at == disk));
+        for outside in ["../disk", "/dev/sda"] {
+            let (_root, described) = read_with(&format!(r#""disk": "{outside}""#));
+            assert!(matches!(described, Err(DescriptionError::Outside { .. })), "{outside}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_does_not_say_what_to_boot_is_refused() {
+        for fields in [
+            r#""kernel": "vmlinuz""#,
+            r#""command_line": "quiet""#,
+            r#""kernel": "vmlinuz", "command_line": "quiet", "disk": "disk.img""#,
+            r#""initrd": "initrd", "disk": "disk.img""#,
+        ] {
+            assert!(matches!(read_with(fields).1, Err(DescriptionError::Boot(_))), "{fields}");
+        }
+        let (_root, unknown) = read_with(r#""disk": "disk.img", "more": 1"#);
+        assert!(matches!(unknown, Err(DescriptionError::Description { .. })));
+        assert!(matches!(read(Path::new("/nonexistent")), Err(DescriptionError::Read { .. })));
     }
 }

@@ -55,7 +55,7 @@ impl ImageDirectory {
         let mut bytes = Vec::new();
         file.take(MANIFEST_MAX_BYTES + 1).read_to_end(&mut bytes)?;
         Index::read(&bytes)
-            .map_err(|error| Refusal::failed(Code::NameUnknown, &format!("the repository {name}"), &error))
+            .map_err(|error| Refusal::failed(Code::Unknown, &format!("the repository {name}"), &error))
     }
 
     pub(super) fn blob(&self, name: &RepositoryName, digest: &Digest) -> io::Result<Option<Opened>> {

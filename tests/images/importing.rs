@@ -126,4 +126,10 @@ fn a_folder_that_our_recipes_made_says_itself_what_it_is() {
     assert_eq!(built["kernel_release"], "6.12.1");
     assert_eq!(built["created"], "2025-11-24T16:00:00Z");
     assert_eq!(store.names(), ["debian-micro:latest"]);
+
+    let with_disk = Store::with_disk();
+    let text = r#"{"name":"debian-12","os":"Debian 12","kernel_release":"6.1.0","disk":"disk.raw"}"#;
+    with_disk.write("image.json", text.as_bytes());
+    let built = with_disk.said(&["build", "again", "--from", with_disk.file("").to_str().unwrap()]);
+    assert_eq!(built["boot"], with_disk.said(&["inspect", "debian/12:full"])["boot"]);
 }

@@ -98,7 +98,10 @@ impl ImageRegistry {
                 let bytes = self.whole(response, &what, MANIFEST_MAX_BYTES).await?;
                 Index::read(&bytes).map_err(|source| ImageClientError::Manifest { what, source })?
             }
-            StatusCode::NOT_FOUND => self.tagged_referrers(name, subject).await?,
+            // Those from before there was such a list do not all say it alike.
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => {
+                self.tagged_referrers(name, subject).await?
+            }
             _ => return Err(self.refusal(response, what).await),
         };
         // A registry need not choose among them.
