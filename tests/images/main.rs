@@ -8,6 +8,7 @@
 )]
 
 mod conformance;
+mod crashes;
 mod crowds;
 mod importing;
 mod liar;
