@@ -29,7 +29,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn from_number(number: u32) -> Self {
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
         match number {
             1 => Self::Ram,
             2 => Self::Reserved,
@@ -39,6 +40,22 @@ impl Kind {
             6 => Self::Disabled,
             7 => Self::Persistent,
             other => Self::Unknown(other),
+        }
+    }
+}
+
+impl Kind {
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Ram => 1,
+            Self::Reserved => 2,
+            Self::AcpiReclaimable => 3,
+            Self::AcpiNvs => 4,
+            Self::Unusable => 5,
+            Self::Disabled => 6,
+            Self::Persistent => 7,
+            Self::Unknown(number) => number,
         }
     }
 }
@@ -101,13 +118,6 @@ impl<'a> Map<'a> {
     pub fn ranges(&self) -> impl Iterator<Item = Range> + use<'a> {
         self.entries.chunks_exact(ENTRY_BYTES).filter_map(Range::parse).filter(|range| range.bytes > 0)
     }
-
-    /// Bytes of RAM in all.
-    #[must_use]
-    pub fn ram_bytes(&self) -> u64 {
-        let ram = self.ranges().filter(|range| range.kind == Kind::Ram);
-        ram.fold(0, |sum, range| sum.saturating_add(range.bytes))
-    }
 }
 
 /// The text at `address` up to its NUL, at most `limit` bytes of it; none where it is out of reach.
@@ -144,14 +154,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn ranges_are_read_in_order_and_ram_is_summed() {
+    fn ranges_are_read_in_order() {
         let ram =
             Ram([entry(0, 0x9fc00, 1), entry(0xf0000, 0x10000, 2), entry(1 << 20, 1 << 26, 1)].concat());
         let map = Map::find(&info(Some((0, 3))), &ram).unwrap();
         let kinds: Vec<_> = map.ranges().map(|range| range.kind).collect();
         assert_eq!(kinds, [Kind::Ram, Kind::Reserved, Kind::Ram]);
         assert_eq!(map.ranges().last().unwrap().last(), (1 << 20) + (1 << 26) - 1);
-        assert_eq!(map.ram_bytes(), 0x9fc00 + (1 << 26));
     }
 
     #[test]
@@ -170,10 +179,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn sums_and_ends_do_not_overflow() {
+    fn ends_do_not_overflow() {
         let ram = Ram([entry(u64::MAX, u64::MAX, 1), entry(5, u64::MAX, 1), entry(7, 0, 9)].concat());
         let map = Map::find(&info(Some((0, 3))), &ram).unwrap();
-        assert_eq!(map.ram_bytes(), u64::MAX);
         assert!(map.ranges().all(|range| range.last() >= range.start));
     }
 
@@ -192,7 +200,6 @@ pub(crate) mod tests {
             for address in [address, address % 64] {
                 if let Some(map) = Map::find(&info(Some((address, entries))), &ram) {
                     prop_assert!(map.ranges().count() <= MAP_LIMIT as usize);
-                    let _ = map.ram_bytes();
                 }
             }
         }

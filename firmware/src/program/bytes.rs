@@ -6,9 +6,11 @@ use core::arch::asm;
 /// As C has it: `count` bytes at both places, which do not overlap.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    // Eight bytes at a time: not every CPU, and no emulated one, makes single bytes as quick.
     // SAFETY: the caller's promise; the direction flag is clear by the calling convention.
     unsafe {
-        asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
+        asm!("rep movsq", "mov rcx, {rest}", "rep movsb", rest = in(reg) count % 8,
+            inout("rcx") count / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
             options(nostack, preserves_flags));
     }
     to
@@ -36,9 +38,11 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
 /// As C has it: `count` bytes at `to`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
+    let eight = u64::from_ne_bytes([value.to_le_bytes()[0]; 8]);
     // SAFETY: the caller's promise; the direction flag is clear by the calling convention.
     unsafe {
-        asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value.to_le_bytes()[0],
+        asm!("rep stosq", "mov rcx, {rest}", "rep stosb", rest = in(reg) count % 8,
+            inout("rcx") count / 8 => _, inout("rdi") to => _, in("rax") eight,
             options(nostack, preserves_flags));
     }
     to
@@ -56,4 +60,12 @@ unsafe extern "C" fn memcmp(one: *const u8, other: *const u8, count: usize) -> i
         }
     }
     0
+}
+
+/// # Safety
+/// As C has it: `count` bytes at both places.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(one: *const u8, other: *const u8, count: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { memcmp(one, other, count) }
 }
