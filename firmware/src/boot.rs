@@ -34,6 +34,3 @@ pub fn boot(
     writeln!(out, "{name}: nothing to start.")?;
     Ok(None)
 }
-
-#[cfg(test)]
-mod tests;

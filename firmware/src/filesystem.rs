@@ -73,6 +73,3 @@ pub fn read_all(files: &dyn FileSystem, path: &str, limit: usize) -> Result<Vec<
 pub fn read_text(files: &dyn FileSystem, path: &str, limit: usize) -> Result<String, FileError> {
     read_all(files, path, limit).map(|bytes| String::from_utf8_lossy(&bytes).to_string())
 }
-
-#[cfg(test)]
-mod tests;

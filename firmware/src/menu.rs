@@ -9,9 +9,8 @@ use core::fmt::{self, Write};
 use crate::config::loader_entry::{self, LoaderEntry, Rank};
 use crate::config::unified::{self, Unified};
 use crate::config::{extlinux, grub};
-use crate::filesystem::read_all;
 use crate::start::{Piece, Start};
-use crate::volumes::{TEXT_LIMIT, Volumes};
+use crate::volumes::{Mounted, Volumes};
 
 /// A boot partition's root, and where it is mounted where `/boot` is a directory of the root.
 const BASES: [&str; 2] = ["", "/boot"];
@@ -39,11 +38,12 @@ fn loader_entries(volumes: &Volumes, out: &mut dyn Write) -> Result<Vec<Start>, 
     let mut found: Vec<(Rank, Start)> = Vec::new();
     let mut pattern = None;
     for (volume, base) in places(volumes) {
-        let conf = volumes.text(volume, &format!("{base}/loader/loader.conf"));
+        let conf = volumes.config(volume, &format!("{base}/loader/loader.conf"), out)?;
         let wanted = conf.as_deref().and_then(loader_entry::default_pattern).map(ToString::to_string);
         pattern = pattern.or(wanted);
         for (id, path) in files(volumes, volume, &format!("{base}/loader/entries"), ".conf") {
-            let entry = volumes.text(volume, &path).and_then(|text| loader_entry::parse(&id, &text));
+            let text = volumes.config(volume, &path, out)?;
+            let entry = text.and_then(|text| loader_entry::parse(&id, &text));
             found.extend(entry.map(|entry| text_entry(volumes, volume, base, entry)));
         }
         for (id, path) in files(volumes, volume, &format!("{base}/EFI/Linux"), ".efi") {
@@ -116,7 +116,7 @@ fn unified(volumes: &Volumes, volume: usize, id: &str, path: &str) -> Result<(Ra
     Ok((rank, start))
 }
 
-fn extlinux(volumes: &Volumes, _out: &mut dyn Write) -> Result<Vec<Start>, fmt::Error> {
+fn extlinux(volumes: &Volumes, out: &mut dyn Write) -> Result<Vec<Start>, fmt::Error> {
     let mut starts = Vec::new();
     for (volume, _) in volumes.iter() {
         for file in EXTLINUX {
@@ -125,7 +125,7 @@ fn extlinux(volumes: &Volumes, _out: &mut dyn Write) -> Result<Vec<Start>, fmt::
                 if path.starts_with('/') { path.to_string() } else { format!("{folder}/{path}") }
             };
             let piece = |path: &String| Piece::whole(volume, absolute(path));
-            let Some(text) = volumes.text(volume, file) else { continue };
+            let Some(text) = volumes.config(volume, file, out)? else { continue };
             let labels = extlinux::parse(&text, &mut |path| volumes.text(volume, &absolute(path)));
             starts.extend(labels.iter().map(|label| Start {
                 title: label.title.clone(),
@@ -147,10 +147,7 @@ fn grub(volumes: &Volumes, out: &mut dyn Write) -> Result<Vec<Start>, fmt::Error
             .filter(|name| !name.starts_with('.'))
             .map(|name| format!("/EFI/{name}/grub.cfg"));
         for file in GRUB.into_iter().map(ToString::to_string).chain(stubs) {
-            let text = read_all(&*mounted.files, &file, TEXT_LIMIT);
-            let Some(text) = text.ok().map(|text| String::from_utf8_lossy(&text).to_string()) else {
-                continue;
-            };
+            let Some(text) = volumes.config(volume, &file, out)? else { continue };
             let (found, notes) = grub::starts(volumes, volume, &file, &text);
             for note in notes {
                 writeln!(out, "{}{file}: {note}.", mounted.name)?;
@@ -169,7 +166,7 @@ fn grub(volumes: &Volumes, out: &mut dyn Write) -> Result<Vec<Start>, fmt::Error
 /// Where no boot loader was ever installed: the newest kernel, with the file system that links to it as its root.
 fn links(volumes: &Volumes, _out: &mut dyn Write) -> Result<Vec<Start>, fmt::Error> {
     let linked = volumes.iter().filter(|(volume, _)| volumes.has(*volume, KERNEL_LINK));
-    let start = |(volume, mounted): (usize, &crate::volumes::Mounted)| {
+    let start = |(volume, mounted): (usize, &Mounted)| {
         let initrd = Some(INITRD_LINK).filter(|path| volumes.has(volume, path));
         Start {
             title: KERNEL_LINK.to_string(),

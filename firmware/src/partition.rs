@@ -69,6 +69,3 @@ fn partition(
     let volume = disk.part(start, bytes).filter(|_| sectors > 0)?;
     Some(Partition { number: Some(number), grub_name: format!("{scheme}{number}"), role, volume })
 }
-
-#[cfg(test)]
-mod tests;

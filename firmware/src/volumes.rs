@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 
 use crate::config::grub;
 use crate::disk::Volume;
-use crate::filesystem::{FileSystem, mount, read_text};
+use crate::filesystem::{FileError, FileSystem, mount, read_text};
 use crate::partition::{Role, partitions};
 
 /// Longest configuration file that is read.
@@ -60,6 +60,22 @@ impl Volumes {
     #[must_use]
     pub fn text(&self, volume: usize, path: &str) -> Option<String> {
         read_text(&*self.0.get(volume)?.files, path, TEXT_LIMIT).ok()
+    }
+
+    /// A configuration file; none where it is not there. Any other reason that it cannot be read is told.
+    pub fn config(
+        &self,
+        volume: usize,
+        path: &str,
+        out: &mut dyn Write,
+    ) -> Result<Option<String>, fmt::Error> {
+        let Some(mounted) = self.0.get(volume) else { return Ok(None) };
+        match read_text(&*mounted.files, path, TEXT_LIMIT) {
+            Ok(text) => return Ok(Some(text)),
+            Err(FileError::NotFound | FileError::NotADirectory) => {}
+            Err(error) => writeln!(out, "{}{path}: {error}.", mounted.name)?,
+        }
+        Ok(None)
     }
 
     #[must_use]

@@ -11,6 +11,8 @@ use super::script::{Block, Statement, parse};
 
 /// Statements that are followed, in all.
 const STEPS: u32 = 20_000;
+/// Reading so many bytes of another file counts as a statement.
+const STEP_BYTES: usize = 32;
 /// How deep files may read others, and blocks lie in blocks that were read.
 const DEPTH: u32 = 16;
 const MENU_LIMIT: usize = 256;
@@ -218,10 +220,9 @@ impl<'a> Evaluator<'a> {
     /// Reads another file in place; its menu entries are added to this one's.
     pub(super) fn include(&mut self, path: &str) -> bool {
         let Some((volume, path)) = self.locate(path) else { return false };
-        match self.disks.read(volume, &path) {
-            Some(text) => self.run(&parse(&text)),
-            None => false,
-        }
+        let Some(text) = self.disks.read(volume, &path) else { return false };
+        self.steps = self.steps.saturating_sub(u32::try_from(text.len() / STEP_BYTES).unwrap_or(STEPS));
+        self.run(&parse(&text))
     }
 
     /// Volume and path of `(device)/path`, or of a path on the root device.
