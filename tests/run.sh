@@ -27,8 +27,9 @@ step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 step "Debian packages"
 # libFuzzer is C++. An SSH server for guests, and what logs in to it. The contract tester is a Python program.
 # Other people's client and registry of images, QEMU's disks, and the walls that these are converted within.
+# What makes the disks that the firmware reads, and a unified kernel image.
 bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv postgresql postgresql-client openssl \
-    skopeo docker-registry qemu-utils bubblewrap
+    skopeo docker-registry qemu-utils bubblewrap dosfstools mtools gdisk fdisk binutils systemd-boot-efi
 
 step "formatting"
 cargo fmt --all --check
@@ -60,6 +61,7 @@ SUBLET_PROGRAMS=${CARGO_TARGET_DIR:-$PWD/target}/debug timeout 10m bash tests/co
 
 step "fuzz targets, briefly"
 timeout 20m bash vmm/fuzz/run.sh
+timeout 10m bash firmware/fuzz/run.sh
 
 # Each test bounds its own waiting; these end a run that hangs all the same, so that it is told before CI gives up.
 step "tests of the VMM on real guests"

@@ -133,6 +133,7 @@ fn the_machine_the_firmware_and_the_guest_import_nothing_of_sublet() {
         "vmm/fuzz",
         "vmm/tests/hostile",
         "firmware",
+        "firmware/fuzz",
         "images/guest",
         "images/guest/protocol",
     ] {

@@ -7,4 +7,5 @@ pub(crate) mod heap;
 pub(crate) mod memory;
 mod pci;
 pub(crate) mod ports;
+mod transport;
 mod unwind;

@@ -18,6 +18,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const INSIDE: &str = "/tmp/machine";
 /// The program that attacks its machine, for the guests that do.
 const HOSTILE: &str = "/tmp/hostile-guest";
+/// The firmware, for the machines that start from a disk.
+const FIRMWARE: &str = "/tmp/firmware";
 /// How often a test is begun whose host or guest fell to the emulator (ADR 11).
 const ATTEMPTS: u32 = 3;
 /// How many guests may be lost in a whole run, and none twice in one test: more is no accident of the emulator's (ADR 11).
@@ -33,7 +35,8 @@ fn machines_keep_their_promises_on_real_guests() {
     let hostile = build(&["build"], "tests/hostile/Cargo.toml", "sublet-hostile-guest");
     let system =
         prepare(&Recipe { agent: false, ..Recipe::default() }, &|step| eprintln!("lab: {step}")).unwrap();
-    let mut place = Place::new(vec![(tests, INSIDE), (hostile, HOSTILE)], system);
+    let programs = vec![(tests, INSIDE), (hostile, HOSTILE), (firmware(), FIRMWARE)];
+    let mut place = Place::new(programs, system);
     let names = place.names();
     assert!(!names.is_empty());
     // One after another: they share the host's two CPUs.
@@ -173,6 +176,14 @@ fn build(arguments: &[&str], manifest: &str, target: &str) -> PathBuf {
     assert!(output.status.success(), "{target} does not build");
     let messages = String::from_utf8(output.stdout).unwrap();
     messages.lines().find_map(|message| executable(message, target)).unwrap()
+}
+
+/// Builds the firmware, which is freestanding.
+fn firmware() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware/build.sh");
+    let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "the firmware does not build");
+    String::from_utf8(output.stdout).unwrap().trim_end().into()
 }
 
 fn executable(message: &str, target: &str) -> Option<PathBuf> {

@@ -10,11 +10,11 @@ use core::ptr::NonNull;
 
 use sublet_firmware::disk::{Disk, DiskError, SECTOR_BYTES};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
-use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::pci::bus::{BarInfo, DeviceFunction, PciRoot};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 use super::pci::{ConfigPorts, block_devices};
+use super::transport::HalvesTransport;
 use crate::stop;
 
 /// What one request reads; so many are under way at once.
@@ -48,12 +48,12 @@ fn open(root: &mut PciRoot<ConfigPorts>, function: DeviceFunction) -> Result<Vir
         }
     }
     let transport =
-        PciTransport::new::<Identity, _>(root, function).map_err(|_| "it is no virtio 1 device")?;
+        HalvesTransport::new::<Identity>(root, function).map_err(|_| "it is no virtio 1 device")?;
     VirtIOBlk::new(transport).map(VirtioDisk).map_err(|_| "it refuses its driver")
 }
 
 /// The device is reset when this goes out of sight.
-struct VirtioDisk(VirtIOBlk<Identity, PciTransport>);
+struct VirtioDisk(VirtIOBlk<Identity, HalvesTransport>);
 
 /// A request that the device has.
 struct UnderWay<'a> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod devices;
+mod firmware;
 mod hostile;
 mod jail;
 mod layers;

@@ -146,7 +146,7 @@ impl Vmm {
     }
 
     pub(crate) fn try_to_boot(&mut self, source: Source) -> Result<Status, ControlError> {
-        self.control.boot(&files_of(&source), source.command_line)
+        self.start(&files_of(&source), &source.command_line)
     }
 
     /// The same with `bytes` of something under its first disk.
@@ -156,7 +156,11 @@ impl Vmm {
         bytes: u64,
         base: BaseFiles,
     ) -> Result<Status, ControlError> {
-        self.control.boot(&files_of(&source).over(0, bytes, base), source.command_line)
+        self.start(&files_of(&source).over(0, bytes, base), &source.command_line)
+    }
+
+    pub(crate) fn start(&mut self, files: &BootFiles, command_line: &str) -> Result<Status, ControlError> {
+        self.control.boot(files, command_line.to_string())
     }
 
     /// Waits until the guest has ended.
