@@ -8,6 +8,7 @@ pub const COM1: u16 = 0x3f8;
 /// Registers, from the first one on (PC16550D data sheet, table II).
 const DATA: u16 = 0;
 const INTERRUPT_ENABLE: u16 = 1;
+/// Read: which interrupt, and whether there are queues. Written: the queues.
 const FIFO_CONTROL: u16 = 2;
 const LINE_CONTROL: u16 = 3;
 const MODEM_CONTROL: u16 = 4;
@@ -16,6 +17,10 @@ const LINE_STATUS: u16 = 5;
 const EIGHT_BITS_NO_PARITY: u8 = 0b11;
 const DIVISOR_LATCH: u8 = 1 << 7;
 const FIFOS_ON_AND_CLEARED: u8 = 0b111;
+const FIFOS_ARE_ON: u8 = 0b1100_0000;
+/// Bytes that an empty transmitter takes at once, with its queue and without.
+const FIFO_BYTES: u8 = 16;
+const SINGLE_BYTE: u8 = 1;
 const TERMINAL_AND_REQUEST_READY: u8 = 0b11;
 const TRANSMITTER_EMPTY: u8 = 1 << 5;
 
@@ -35,12 +40,15 @@ pub trait Ports {
 pub struct Serial<P> {
     ports: P,
     base: u16,
+    /// What the transmitter takes once it is empty, and what of that is left.
+    depth: u8,
+    room: u8,
 }
 
 impl<P: Ports> Serial<P> {
     /// Sets the port up: 115,200 bits a second, 8 bits, no parity, one stop bit, no interrupts.
     pub fn open(ports: P, base: u16) -> Self {
-        let mut serial = Self { ports, base };
+        let mut serial = Self { ports, base, depth: SINGLE_BYTE, room: 0 };
         serial.write(INTERRUPT_ENABLE, 0);
         serial.write(LINE_CONTROL, DIVISOR_LATCH);
         serial.write(DATA, DIVISOR[0]);
@@ -48,6 +56,9 @@ impl<P: Ports> Serial<P> {
         serial.write(LINE_CONTROL, EIGHT_BITS_NO_PARITY);
         serial.write(FIFO_CONTROL, FIFOS_ON_AND_CLEARED);
         serial.write(MODEM_CONTROL, TERMINAL_AND_REQUEST_READY);
+        if serial.ports.read(base + FIFO_CONTROL) & FIFOS_ARE_ON == FIFOS_ARE_ON {
+            serial.depth = FIFO_BYTES;
+        }
         serial
     }
 
@@ -58,7 +69,11 @@ impl<P: Ports> Serial<P> {
     fn send(&mut self, byte: u8) {
         let is_empty =
             |serial: &mut Self| serial.ports.read(serial.base + LINE_STATUS) & TRANSMITTER_EMPTY != 0;
-        if (0..PATIENCE).any(|_| is_empty(self)) {
+        if self.room == 0 && (0..PATIENCE).any(|_| is_empty(self)) {
+            self.room = self.depth;
+        }
+        if let Some(left) = self.room.checked_sub(1) {
+            self.room = left;
             self.write(DATA, byte);
         }
     }
@@ -91,10 +106,14 @@ mod tests {
         /// Looks at the line status that still find the transmitter busy.
         busy: u32,
         looks: u32,
+        has_queue: bool,
     }
 
     impl Ports for &mut Uart {
         fn read(&mut self, port: u16) -> u8 {
+            if port == COM1 + FIFO_CONTROL {
+                return if self.has_queue { FIFOS_ARE_ON | 1 } else { 1 };
+            }
             assert_eq!(port, COM1 + LINE_STATUS);
             self.looks += 1;
             if self.busy == 0 {
@@ -129,6 +148,15 @@ mod tests {
         let mut uart = Uart::default();
         writeln!(Serial::open(&mut uart, COM1), "number {}", 7).unwrap();
         assert_eq!(uart.sent, b"number 7\r\n");
+    }
+
+    #[test]
+    fn a_queue_takes_several_bytes_for_one_look() {
+        for (has_queue, looks) in [(true, 2), (false, 20)] {
+            let mut uart = Uart { has_queue, ..Uart::default() };
+            Serial::open(&mut uart, COM1).write_str("twenty letters long.").unwrap();
+            assert_eq!((uart.sent.len(), uart.looks), (20, looks));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! what a clean unmount would have put in its place is read from the journal.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::error::Error;
@@ -22,6 +23,9 @@ const BLOCKS_HIGH: usize = 0x150;
 const BLOCK_SHIFT_LIMIT: u32 = 6;
 /// Largest directory that is searched: one with more is damaged, or would take too long.
 const DIRECTORY_LIMIT: u64 = 16 << 20;
+/// Longest target of a symbolic link, and most of them on the way to a file.
+const LINK_LIMIT: u64 = 4096;
+const LINKS_LIMIT: u32 = 32;
 
 pub(super) fn is_there(volume: &Volume) -> Result<bool, FileError> {
     if volume.bytes() < SUPERBLOCK + SUPERBLOCK_BYTES as u64 {
@@ -49,9 +53,7 @@ fn check_size(volume: &Volume) -> Result<(), FileError> {
     let room = volume.bytes() / (1024 << shift);
     match blocks <= room {
         true => Ok(()),
-        false => {
-            Err(FileError::Damaged(alloc::format!("it claims {blocks} blocks of {room} that there are")))
-        }
+        false => Err(FileError::Damaged(format!("it claims {blocks} blocks of {room} that there are"))),
     }
 }
 
@@ -70,24 +72,50 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// The path without symbolic links. It is followed directory by directory, each only if it is of a sensible size.
+    /// The path without symbolic links. It is followed name by name, so that nothing of an absurd size is looked into.
     fn resolve(&self, path: &str) -> Result<String, FileError> {
-        let mut resolved = String::new();
-        for name in path.split('/').filter(|name| !name.is_empty()) {
+        let (mut left, mut links, mut resolved) = (names(path), 0, String::new());
+        while let Some(name) = left.pop() {
+            if name == ".." {
+                resolved.truncate(resolved.rfind('/').unwrap_or(0));
+                continue;
+            }
             self.check_directory(if resolved.is_empty() { "/" } else { &resolved })?;
-            let next =
-                self.view.canonicalize(alloc::format!("{resolved}/{name}").as_str()).map_err(file_error)?;
-            resolved = next.to_str().map_err(|_| FileError::NotFound)?.to_string();
+            let next = format!("{resolved}/{name}");
+            match self.link(&next)? {
+                None => resolved = next,
+                Some(_) if links == LINKS_LIMIT => {
+                    return Err(FileError::Damaged("too many levels of symbolic links".to_string()));
+                }
+                Some(target) => {
+                    links += 1;
+                    left.extend(names(&target));
+                    if target.starts_with('/') {
+                        resolved.clear();
+                    }
+                }
+            }
         }
         Ok(if resolved.is_empty() { "/".to_string() } else { resolved })
+    }
+
+    /// Where a symbolic link leads; none where it is something else.
+    fn link(&self, path: &str) -> Result<Option<String>, FileError> {
+        let metadata = self.view.symlink_metadata(path).map_err(file_error)?;
+        if !metadata.is_symlink() {
+            return Ok(None);
+        }
+        if metadata.len() > LINK_LIMIT {
+            return Err(FileError::Damaged(format!("link {path} is {} bytes long", metadata.len())));
+        }
+        let target = self.view.read_link(path).map_err(file_error)?;
+        target.to_str().map(|target| Some(target.to_string())).map_err(|_| FileError::NotFound)
     }
 
     fn check_directory(&self, path: &str) -> Result<(), FileError> {
         let metadata = self.view.metadata(path).map_err(file_error)?;
         match metadata.is_dir() && metadata.len() > DIRECTORY_LIMIT {
-            true => {
-                Err(FileError::Damaged(alloc::format!("directory {path} is {} bytes long", metadata.len())))
-            }
+            true => Err(FileError::Damaged(format!("directory {path} is {} bytes long", metadata.len()))),
             false => Ok(()),
         }
     }
@@ -144,6 +172,12 @@ impl File for Opened {
         }
         Ok(())
     }
+}
+
+/// The names of a path, the first at the end.
+fn names(path: &str) -> Vec<String> {
+    let names = path.split('/').filter(|name| !matches!(*name, "" | "."));
+    names.rev().map(ToString::to_string).collect()
 }
 
 fn file_error(error: Ext4Error) -> FileError {

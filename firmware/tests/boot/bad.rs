@@ -98,6 +98,20 @@ fn links_that_lead_nowhere_come_to_an_end() {
 }
 
 #[test]
+fn directories_and_links_of_absurd_sizes_are_not_looked_into() {
+    let folder = TempDir::new().unwrap();
+    let long = format!("/{}", "x".repeat(200));
+    let tree = Tree::new().with("/boot/x", "").with_link("/extlinux.conf", &long);
+    let disk = ext4(folder.path(), "disk", UUID, &tree, &["-O", "^metadata_csum"]);
+    for (path, bytes) in [("/boot", 1_u64 << 33), ("/extlinux.conf", 1 << 33)] {
+        run("debugfs", &["-w", "-R", &format!("sif {path} size {bytes}"), disk.to_str().unwrap()]);
+    }
+    let said = said(&disk);
+    assert!(said.contains("directory /boot is 8589934592 bytes long."), "{said}");
+    assert!(said.contains("link /extlinux.conf is 8589934592 bytes long."), "{said}");
+}
+
+#[test]
 fn an_ext4_directory_that_is_its_own_subdirectory_is_no_trap() {
     let folder = TempDir::new().unwrap();
     let disk = ext4(folder.path(), "disk", UUID, &Tree::new().with("/boot/x", ""), &[]);
