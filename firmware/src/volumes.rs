@@ -11,8 +11,10 @@ use crate::disk::Volume;
 use crate::filesystem::{FileError, FileSystem, mount, read_text};
 use crate::partition::{Role, partitions};
 
-/// Longest configuration file that is read.
-pub const TEXT_LIMIT: usize = 1 << 20;
+/// Longest configuration file that is read; Debian's are a tenth of this with ten kernels.
+const TEXT_LIMIT: usize = 256 << 10;
+/// Most file systems of a disk that are looked at: each takes up to half a MiB of memory.
+const VOLUMES_LIMIT: usize = 12;
 
 /// A file system on a partition, or on a disk that is not divided.
 pub struct Mounted {
@@ -40,6 +42,10 @@ impl Volumes {
         for partition in partitions {
             let number = partition.number.map_or_else(String::new, |number| number.to_string());
             let name = format!("{name}{number}");
+            if found.len() == VOLUMES_LIMIT {
+                writeln!(out, "{name} and what follows is not looked at.")?;
+                break;
+            }
             match mount(&partition.volume) {
                 Ok(Some(files)) => {
                     let separator = if partition.grub_name.is_empty() { "" } else { "," };

@@ -5,8 +5,8 @@ use core::ptr::addr_of_mut;
 
 use linked_list_allocator::LockedHeap;
 
-/// The disks' cache takes 4 MiB of it.
-const HEAP_BYTES: usize = 11 << 20;
+/// A disk's cache takes 4 MiB of it, its file systems up to 6.
+const HEAP_BYTES: usize = 13 << 20;
 
 #[global_allocator]
 static HEAP: LockedHeap = LockedHeap::empty();

@@ -80,6 +80,14 @@ fn partitions_beyond_the_disk_are_left_out() {
 }
 
 #[test]
+fn of_very_many_partitions_the_first_are_looked_at() {
+    let folder = TempDir::new().unwrap();
+    let part = fat(folder.path(), "part", 12, &Tree::new().with("/x", ""));
+    let disk = gpt(folder.path(), "disk", &[(part.as_path(), "8300"); 40]);
+    assert_eq!(said(&disk), "vda13 and what follows is not looked at.\nvda: nothing to start.\n");
+}
+
+#[test]
 fn links_that_lead_nowhere_come_to_an_end() {
     let folder = TempDir::new().unwrap();
     let tree = Tree::new()
