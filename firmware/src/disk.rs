@@ -9,11 +9,12 @@ use thiserror::Error;
 
 /// What disks are read in.
 pub const SECTOR_BYTES: u64 = 512;
-/// What the cache keeps, and reads at once where no more is asked for. Large enough that reading a file from one end
-/// to the other takes few requests.
-const CHUNK_BYTES: usize = 256 << 10;
-/// 4 MiB in all.
+/// What the cache keeps, and reads at once where no more is asked for.
+const CHUNK_BYTES: usize = 128 << 10;
+/// 2 MiB in all.
 const CHUNKS: usize = 16;
+/// What is read at once where chunk follows chunk, as in a file that is read from one end to the other.
+const WINDOW_BYTES: usize = 2 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DiskError {
@@ -81,25 +82,29 @@ struct Cache {
     disk_bytes: u64,
     chunks: Vec<Chunk>,
     now: u64,
+    window: Window,
+}
+
+/// A range of the disk that was read ahead.
+struct Window {
+    /// A chunk's start; none where nothing was read, or not all of it.
+    start: Option<u64>,
+    bytes: Vec<u8>,
+    /// Where the range would go on that was read last, there or in a chunk.
+    next: u64,
 }
 
 impl Cache {
     fn new(disk: Box<dyn Disk>, disk_bytes: u64) -> Self {
-        Self { disk, disk_bytes, chunks: Vec::new(), now: 0 }
+        let window = Window { start: None, bytes: Vec::new(), next: u64::MAX };
+        Self { disk, disk_bytes, chunks: Vec::new(), now: 0, window }
     }
 
     fn read(&mut self, mut start: u64, mut into: &mut [u8]) -> Result<(), DiskError> {
         while !into.is_empty() {
-            let (number, within) =
-                (start / CHUNK_BYTES as u64, usize::try_from(start % CHUNK_BYTES as u64).unwrap_or(0));
-            let length = match within == 0 && into.len() >= CHUNK_BYTES {
+            let length = match start.is_multiple_of(CHUNK_BYTES as u64) && into.len() >= CHUNK_BYTES {
                 true => self.read_past(start, into)?,
-                false => {
-                    let chunk = self.chunk(number)?;
-                    let length = into.len().min(chunk.len() - within);
-                    into[..length].copy_from_slice(&chunk[within..within + length]);
-                    length
-                }
+                false => self.read_kept(start, into)?,
             };
             into = &mut into[length..];
             start += length as u64;
@@ -113,7 +118,34 @@ impl Cache {
         self.disk.read(start, &mut into[..length]).map(|()| length)
     }
 
-    fn chunk(&mut self, number: u64) -> Result<&[u8], DiskError> {
+    /// Reads from window or chunks what can be had there at once. How many bytes that were.
+    fn read_kept(&mut self, start: u64, into: &mut [u8]) -> Result<usize, DiskError> {
+        let number = start / CHUNK_BYTES as u64;
+        let chunk_start = number * CHUNK_BYTES as u64;
+        let is_kept = self.chunks.iter().any(|chunk| chunk.number == number);
+        if !is_kept && chunk_start == self.window.next {
+            self.slide(chunk_start);
+        }
+        let (from, kept) = match self.window.start.and_then(|window| start.checked_sub(window)) {
+            Some(within) if within < self.window.bytes.len() as u64 => (within, &self.window.bytes),
+            _ => (start - chunk_start, self.chunk(number)?),
+        };
+        let kept = kept.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let length = into.len().min(kept.len());
+        into[..length].copy_from_slice(&kept[..length]);
+        Ok(length)
+    }
+
+    /// Reads ahead from here. Where that fails it may be for what nobody asks for.
+    fn slide(&mut self, start: u64) {
+        let length = self.length(start, WINDOW_BYTES);
+        self.window.bytes.resize(length, 0);
+        let read = self.disk.read(start, &mut self.window.bytes);
+        self.window.start = read.is_ok().then_some(start);
+        self.window.next = start + length as u64;
+    }
+
+    fn chunk(&mut self, number: u64) -> Result<&Vec<u8>, DiskError> {
         self.now += 1;
         let at = match self.chunks.iter().position(|chunk| chunk.number == number) {
             Some(at) => at,
@@ -126,8 +158,7 @@ impl Cache {
     /// Reads a chunk into the place of the one that was not looked at for longest. Its place.
     fn fetch(&mut self, number: u64) -> Result<usize, DiskError> {
         let start = number * CHUNK_BYTES as u64;
-        let left = self.disk_bytes - start;
-        let length = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        let length = self.length(start, CHUNK_BYTES);
         let at = self.place();
         let chunk = &mut self.chunks[at];
         // Until all of it has been read it is nobody's.
@@ -135,7 +166,14 @@ impl Cache {
         chunk.bytes.resize(length, 0);
         self.disk.read(start, &mut chunk.bytes)?;
         chunk.number = number;
+        self.window.next = start + length as u64;
         Ok(at)
+    }
+
+    /// How much there is of so many bytes from `start` on.
+    fn length(&self, start: u64, bytes: usize) -> usize {
+        let left = self.disk_bytes.saturating_sub(start);
+        usize::try_from(left).map_or(bytes, |left| left.min(bytes))
     }
 
     fn place(&mut self) -> usize {
@@ -205,6 +243,32 @@ pub(crate) mod tests {
             let error = volume.read(CHUNK_BYTES as u64, &mut [0; 9]).unwrap_err();
             assert_eq!(error, DiskError::Failed { start: CHUNK_BYTES as u64, bytes: CHUNK_BYTES });
         }
+    }
+
+    /// Counts what it is asked.
+    struct Counted(Bytes, Rc<RefCell<u32>>);
+
+    impl Disk for Counted {
+        fn bytes(&self) -> u64 {
+            self.0.bytes()
+        }
+
+        fn read(&mut self, start: u64, into: &mut [u8]) -> Result<(), DiskError> {
+            *self.1.borrow_mut() += 1;
+            self.0.read(start, into)
+        }
+    }
+
+    #[test]
+    fn what_is_read_from_end_to_end_is_read_ahead() {
+        let asked = Rc::new(RefCell::new(0));
+        let volume = Volume::whole(Box::new(Counted(Bytes(DISK.clone()), Rc::clone(&asked))));
+        for (start, expected) in (0..).step_by(4096).zip(DISK.chunks(4096)) {
+            let mut into = [0; 4096];
+            volume.read(start, &mut into).unwrap();
+            assert!(into == expected, "at {start}");
+        }
+        assert!(*asked.borrow() <= 5, "{} requests for 8 MiB", asked.borrow());
     }
 
     #[test]
