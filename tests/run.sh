@@ -29,7 +29,7 @@ step "Debian packages"
 # Other people's client and registry of images, QEMU's disks, and the walls that these are converted within.
 # What makes the disks that the firmware reads, and a unified kernel image.
 bash tests/lab/packages.sh g++ dropbear-bin openssh-client python3-venv postgresql postgresql-client openssl \
-    skopeo docker-registry qemu-utils bubblewrap dosfstools mtools gdisk fdisk binutils systemd-boot-efi
+    skopeo docker-registry qemu-utils bubblewrap fdisk binutils systemd-boot-efi
 
 step "formatting"
 cargo fmt --all --check

@@ -17,6 +17,8 @@ cp "$here/files/sublet-guest.service" "$work/"
 echo "instance-id: $(cat "$guest" "$here/seed.sh" | sha256sum | head -c 16)" >"$work/meta-data"
 cat >"$work/user-data" <<'USER'
 #cloud-config
+locale: C.UTF-8
+preserve_hostname: true
 # The disk is mounted by its label, wherever it is.
 runcmd:
   - mount -o ro LABEL=CIDATA /mnt

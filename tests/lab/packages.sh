@@ -3,7 +3,8 @@
 # usage: packages.sh [PACKAGE…]      these as well
 set -euo pipefail
 
-packages=(qemu-system-x86 busybox-static cpio zstd xz-utils e2fsprogs curl jq iproute2 nftables conntrack dnsmasq-base mmdebstrap "$@")
+packages=(qemu-system-x86 busybox-static cpio zstd xz-utils e2fsprogs curl jq iproute2 nftables conntrack dnsmasq-base mmdebstrap
+    gdisk dosfstools mtools "$@")
 
 missing=()
 for package in "${packages[@]}"; do

@@ -141,19 +141,8 @@ mod tests {
     use super::*;
 
     /// As Debian 12's `kernel-install` writes it.
-    const DEBIAN: &str = "\
-# Boot Loader Specification type#1 entry
-# File created by /usr/lib/kernel/install.d/90-loaderentry.install (systemd 252.39-1~deb12u2)
-title      Debian GNU/Linux 12 (bookworm)
-version    6.1.0-50-cloud-amd64
-machine-id 6f0c1f9a8d8e4a0f9f3b1e1a2b3c4d5e
-sort-key   debian
-options    root=UUID=4b2f5f9e-94b7-4b60-9d0e-6d8c2f3a7b10 ro console=ttyS0
-options    quiet
-linux      /6f0c1f9a8d8e4a0f9f3b1e1a2b3c4d5e/6.1.0-50-cloud-amd64/linux
-initrd     /6f0c1f9a8d8e4a0f9f3b1e1a2b3c4d5e/6.1.0-50-cloud-amd64/microcode
-initrd     /6f0c1f9a8d8e4a0f9f3b1e1a2b3c4d5e/6.1.0-50-cloud-amd64/initrd.img-6.1.0-50-cloud-amd64
-";
+    const DEBIAN: &str = include_str!("../../tests/fixtures/loader-entry-debian-12.conf");
+    const FOLDER: &str = "/boot/0123456789abcdef0123456789abcdef/6.1.0-57-cloud-amd64";
 
     fn rank(id: &str, sort_key: &str, version: &str) -> Rank {
         Rank { id: id.into(), sort_key: sort_key.into(), version: version.into(), machine_id: String::new() }
@@ -163,12 +152,24 @@ initrd     /6f0c1f9a8d8e4a0f9f3b1e1a2b3c4d5e/6.1.0-50-cloud-amd64/initrd.img-6.1
     fn an_entry_as_kernel_install_writes_it_is_read() {
         let entry = parse("a.conf", DEBIAN).unwrap();
         assert_eq!(entry.title, "Debian GNU/Linux 12 (bookworm)");
-        assert_eq!(entry.linux, "/6f0c1f9a8d8e4a0f9f3b1e1a2b3c4d5e/6.1.0-50-cloud-amd64/linux");
-        assert_eq!(entry.initrds.len(), 2);
-        assert_eq!(entry.options, "root=UUID=4b2f5f9e-94b7-4b60-9d0e-6d8c2f3a7b10 ro console=ttyS0 quiet");
+        assert_eq!(entry.linux, format!("{FOLDER}/linux"));
+        assert_eq!(entry.initrds, [format!("{FOLDER}/initrd.img-6.1.0-57-cloud-amd64")]);
+        assert!(
+            entry.options.starts_with("root=UUID=4b2f5f9e-94b7-4b60-9d0e-6d8c2f3a7b10 ro console=ttyS0 ")
+        );
         assert_eq!(
             (entry.rank.sort_key.as_str(), entry.rank.version.as_str()),
-            ("debian", "6.1.0-50-cloud-amd64")
+            ("debian", "6.1.0-57-cloud-amd64")
+        );
+    }
+
+    #[test]
+    fn options_and_initrds_add_up() {
+        let entry =
+            parse("a.conf", "linux /k\noptions a  b\n# options x\ninitrd /i\noptions c\ninitrd /j").unwrap();
+        assert_eq!(
+            (entry.options.as_str(), entry.initrds),
+            ("a  b c", vec!["/i".to_string(), "/j".to_string()])
         );
     }
 

@@ -104,6 +104,9 @@ impl Evaluator<'_> {
     fn linux(&mut self, words: &[String]) -> bool {
         let Some((path, options)) = words.split_first() else { return false };
         self.linux = self.locate(path);
+        if self.linux.is_none() {
+            self.note(format!("{path} is on no volume that is there"));
+        }
         self.options = options.join(" ");
         self.initrds.clear();
         self.linux.is_some()
@@ -114,7 +117,7 @@ impl Evaluator<'_> {
         let found: Option<_> = files.map(|path| self.locate(path)).collect();
         match found {
             Some(found) => self.initrds = found,
-            None => self.note("an initrd is on no volume that is there".to_owned()),
+            None => self.note(format!("{} is on no volume that is there", words.join(" "))),
         }
         true
     }

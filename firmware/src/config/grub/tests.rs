@@ -186,6 +186,14 @@ fn what_is_not_understood_is_skipped_and_told_once() {
 }
 
 #[test]
+fn a_kernel_on_a_device_that_is_not_there_is_told() {
+    let text = "set root='lvmid/a/b'\nmenuentry a {\nlinux /k\n}\nmenuentry b {\nlinux (hd0,gpt1)/k\ninitrd (hd9)/i\n}";
+    let (starts, notes) = starts(&Fake::default(), 1, "/grub.cfg", text);
+    assert_eq!((starts.len(), starts[0].title.as_str()), (1, "b"));
+    assert_eq!(notes, ["/k is on no volume that is there", "(hd9)/i is on no volume that is there"]);
+}
+
+#[test]
 fn files_that_read_each_other_come_to_an_end() {
     let twice = "source /a\nsource /a\n";
     let disks = Fake::default().with(1, "/a", twice);
