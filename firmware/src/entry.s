@@ -1,4 +1,4 @@
-# From where a VMM leaves off to Rust: 64-bit mode, the first 4 GiB mapped to themselves, a stack.
+# From where a VMM leaves off to Rust: 64-bit mode, the first 512 GiB mapped to themselves, a stack.
 #
 # There are two ways in. By PVH (Xen, docs/misc/pvh.pandoc): 32-bit protected mode with flat segments, paging and
 # interrupts off, the physical address of the start information in ebx. By Linux's 64-bit boot protocol
@@ -10,6 +10,8 @@
 .set LARGE_PAGE, 0x80
 .set LARGE_PAGE_BYTES, 0x200000
 .set DIRECTORIES, 4                     # of 1 GiB each
+.set HUGE_PAGE_BYTES, 0x40000000
+.set ENTRIES, 512
 .set STACK_BYTES, 0x40000
 .set CR0_PROTECTED, 1 << 0
 .set CR0_MONITOR_COPROCESSOR, 1 << 1
@@ -107,7 +109,8 @@ gdt_pointer:
     .word gdt_pointer - gdt - 1
     .quad gdt
 
-# One page of the top level, one of 1 GiB entries, four of 2 MiB entries. The CPU marks in them what it has used.
+# One page of the top level, one of 1 GiB entries, four of 2 MiB entries. The CPU marks in them what it has used. What is
+# beyond 4 GiB is pages of 1 GiB, which nobody touches on a CPU that does not know them.
 .section .data.entry, "aw"
     .balign PAGE_BYTES
 top_table:
@@ -119,7 +122,10 @@ pointer_table:
     .quad directories + directory * PAGE_BYTES + PRESENT_WRITABLE
     .set directory, directory + 1
     .endr
-    .skip PAGE_BYTES - DIRECTORIES * 8
+    .rept ENTRIES - DIRECTORIES
+    .quad directory * HUGE_PAGE_BYTES + PRESENT_WRITABLE + LARGE_PAGE
+    .set directory, directory + 1
+    .endr
 directories:
     .set page, 0
     .rept DIRECTORIES * PAGE_BYTES / 8

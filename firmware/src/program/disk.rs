@@ -13,6 +13,7 @@ use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::transport::pci::bus::{BarInfo, DeviceFunction, PciRoot};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
+use super::memory::mapped_end;
 use super::pci::{ConfigPorts, block_devices};
 use super::transport::HalvesTransport;
 use crate::stop;
@@ -20,8 +21,6 @@ use crate::stop;
 /// What one request reads; so many are under way at once.
 const REQUEST_BYTES: usize = 1 << 20;
 const REQUESTS: usize = 4;
-/// Registers beyond are not mapped.
-const REGISTERS_END: u64 = 1 << 32;
 
 /// All disks, in the order in which they are on PCI. One that cannot be used is told.
 pub(crate) fn disks(out: &mut impl Write) -> Result<Vec<Box<dyn Disk>>, fmt::Error> {
@@ -43,8 +42,8 @@ fn open(root: &mut PciRoot<ConfigPorts>, function: DeviceFunction) -> Result<Vir
     let bars = root.bars(function).map_err(|_| "its registers' addresses make no sense")?;
     let memory = bars.iter().flatten().filter_map(BarInfo::memory_address_size);
     for (address, size) in memory {
-        if address == 0 || address.saturating_add(size) > REGISTERS_END {
-            return Err("its registers are nowhere below 4 GiB");
+        if address == 0 || address.saturating_add(size) > mapped_end() {
+            return Err("its registers are nowhere, or out of reach");
         }
     }
     let transport =
