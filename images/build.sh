@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-if [ -z "$guest" ]; then
+if [ -z "$guest" ] && [[ $name != *-plain ]]; then
     triple=x86_64-unknown-linux-gnu
     (cd "$images/.." && RUSTFLAGS='-C target-feature=+crt-static' \
         cargo build --quiet --release --target "$triple" -p sublet-guest --target-dir "$target")
