@@ -64,10 +64,13 @@ quietly in_tree systemctl --quiet enable systemd-networkd systemd-resolved grow-
 quietly in_tree systemctl --quiet disable apt-daily.timer apt-daily-upgrade.timer systemd-networkd-wait-online.service
 quietly in_tree systemctl --quiet mask e2scrub_reap.service grub-common.service systemd-timesyncd.service
 
-# What a first boot would bring up to date. Every lease begins with a first boot.
-quietly in_tree journalctl --update-catalog
-quietly in_tree systemd-hwdb update
-quietly in_tree /usr/lib/systemd/systemd-update-done
+# What a first boot would bring up to date: every lease begins with one. Debian 12 has no such boot.
+done=/usr/lib/systemd/systemd-update-done
+if [ -e "$tree$done" ]; then
+    quietly in_tree journalctl --update-catalog
+    quietly in_tree systemd-hwdb update
+    quietly in_tree "$done"
+fi
 
 if [ -n "$guest" ]; then
     install -m 755 "$guest" "$tree/usr/local/sbin/sublet-guest"
