@@ -26,7 +26,8 @@ stamp=$(cat "$here/build.sh" "$here"/files/* ${guest:+"$guest"} | cat - <(echo "
 if [ "$(cat "$output/.stamp" 2>/dev/null)" = "$stamp" ] && [ -e "$output/image.json" ]; then exit; fi
 
 tree=$(mktemp -d "$output/tree.XXXXXX")
-trap 'rm -rf "$tree"' EXIT
+# What a build that was killed has left mounted in there is not ours to delete.
+trap 'rm -rf --one-file-system "$tree"' EXIT
 chmod 755 "$tree"
 # The same for the same name, so that an image built again is the same in as much as it can be.
 uuid=$(printf %s "$name" | sha256sum | sed -E 's/^(.{8})(.{4}).(.{3}).(.{3})(.{12}).*/\1-\2-4\3-8\4-\5/')
