@@ -112,9 +112,6 @@ pub const fn map_offset(disk_bytes: u64) -> u64 {
     disk_bytes.next_multiple_of(CHUNK_BYTES)
 }
 
-/// Largest that can lie under a disk, in bytes (256 GiB): the map of what of it has arrived, 512 KiB then, is in memory.
-pub const BASE_MAX: u64 = 256 << 30;
-
 /// How large the map is of what has arrived of a base: a bit a chunk.
 pub const fn map_of_arrived_bytes(base_bytes: u64) -> u64 {
     base_bytes.div_ceil(CHUNK_BYTES).div_ceil(8)

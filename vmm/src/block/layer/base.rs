@@ -14,7 +14,7 @@ use rustix::{
     fs::{FileType, fstat},
     io::Errno,
 };
-use sublet_vmm_protocol::config::{BASE_MAX, BaseSource, CHUNK_BYTES, map_of_arrived_bytes};
+use sublet_vmm_protocol::config::{BaseSource, CHUNK_BYTES, LAYER_MAX, map_of_arrived_bytes};
 use thiserror::Error;
 
 /// The map of what has arrived is read in blocks of so many bytes.
@@ -24,7 +24,7 @@ const BLOCK_BYTES: usize = 64;
 pub enum BaseError {
     #[error("this machine has no disk {0} with a layer, so nothing can lie under it")]
     NoLayer(usize),
-    #[error("base.bytes: must be sectors of 512 bytes, 1 to {BASE_MAX}, is {0}")]
+    #[error("base.bytes: must be sectors of 512 bytes, 1 to {LAYER_MAX}, is {0}")]
     Bytes(u64),
     #[error("what lies under the disk has {base} bytes, and the disk {disk} alone")]
     Larger { base: u64, disk: u64 },
@@ -57,7 +57,7 @@ impl Base {
     /// Of the file, and where it is still arriving of the map of what has.
     pub fn open(source: &BaseSource, file: OwnedFd, map: Option<OwnedFd>) -> Result<Self, BaseError> {
         let bytes = source.bytes;
-        if !(1..=BASE_MAX).contains(&bytes) || !bytes.is_multiple_of(512) {
+        if !(1..=LAYER_MAX).contains(&bytes) || !bytes.is_multiple_of(512) {
             return Err(BaseError::Bytes(bytes));
         }
         let file = regular("base", file, bytes)?;
