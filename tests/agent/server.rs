@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::mount::{UnmountFlags, unmount};
 use sublet::{
     api::{agent::CarvePartition, problem::Code, secret::Secret},
     client::{AgentClient, ClientError},
@@ -26,12 +27,31 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A host's state directory and configuration; it goes with the last who has it.
 #[derive(Clone)]
-pub(crate) struct Host(Arc<TempDir>);
+pub(crate) struct Host(Arc<Place>);
+
+struct Place(TempDir);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Keys of disks are on a file system of their own, once there are any.
+        let _ = unmount(self.keys(), UnmountFlags::DETACH);
+    }
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.path().join("keys")
+    }
+}
 
 impl Host {
     pub(crate) fn new() -> Self {
         static HOSTS: AtomicU32 = AtomicU32::new(0);
-        let host = Self(Arc::new(tempfile::tempdir().unwrap()));
+        let host = Self(Arc::new(Place(tempfile::tempdir().unwrap())));
         // vsock ports are the whole machine's: each host of each test process has its own.
         let port = 100_000 + std::process::id() * 100 + HOSTS.fetch_add(1, Ordering::SeqCst);
         let config = format!(
@@ -39,12 +59,14 @@ impl Host {
              advertise = 'http://127.0.0.1:7180'\n\
              state_directory = '{root}/state'\n\
              image_directory = '{root}/images'\n\
+             key_directory = '{keys}'\n\
              vmm = '{root}/no-vmm'\n\
              vsock_port = {port}\n\
              [reserve]\ncpus = {cpus}\nmemory_mib = 128\ndisk_mib = 64\n\
              [prices]\ncurrency = 'EUR'\nper_cpu_hour_micros = 20000\nper_gib_hour_micros = 5000\n\
              per_disk_gib_hour_micros = 100\n",
             root = host.0.path().display(),
+            keys = host.0.keys().display(),
             cpus = first_core(),
         );
         fs::write(host.config(), config).unwrap();

@@ -18,7 +18,7 @@ stamp=$(cat "$here"/* "$here"/../rc "$here"/../follow-agent-log "$units"/*.servi
 if [ "$(cat "$output/stamp" 2>/dev/null)" = "$stamp" ]; then exit; fi
 
 tree=$(mktemp -d "$output/tree.XXXXXX")
-trap 'rm -rf "$tree"' EXIT
+trap 'rm -rf --one-file-system "$tree"' EXIT
 chmod 755 "$tree"
 mmdebstrap --quiet --variant=essential --include=systemd-sysv --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/man/*' \
