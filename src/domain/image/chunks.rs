@@ -211,12 +211,14 @@ mod tests {
 
     const CHUNK: u64 = CHUNK_BYTES as u64;
 
-    /// The leaf hashes of a disk whose chunks are zeroes or not.
+    /// The leaf hashes of a disk whose chunks are zeroes or something else.
     fn leaves(size: DiskSize, stored: &[bool]) -> Vec<Digest> {
-        let chunk = |(number, stored): (usize, &bool)| {
-            let mut bytes = zeroes(size.chunk_bytes(number as u64).unwrap());
-            bytes[0] = u8::from(*stored);
-            merkle::leaf(&bytes)
+        let zeroes = |chunk| merkle::leaf(&zeroes(size.chunk_bytes(chunk).unwrap()));
+        let (first, last) = (zeroes(0), zeroes(size.chunks() - 1));
+        let chunk = |(number, stored): (usize, &bool)| match stored {
+            true => Digest::of(&number.to_be_bytes()),
+            false if number as u64 + 1 == size.chunks() => last,
+            false => first,
         };
         stored.iter().enumerate().map(chunk).collect()
     }
