@@ -17,6 +17,7 @@ mod metrics;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
@@ -25,8 +26,9 @@ use directory::ImageDirectory;
 use metrics::Metrics;
 use referrers::Subjects;
 
-/// Most blobs that are sent at the same time; each has two pieces in memory at most.
-const STREAMS_MAX: usize = 512;
+/// Most blobs that are sent at the same time: each has two pieces in memory at most, and a file and a connection open, of
+/// which a process may have 1,024 where nobody allows it more.
+const STREAMS_MAX: usize = 256;
 
 /// Why an image server does not start, or ends.
 #[derive(Debug, Error)]
@@ -56,6 +58,7 @@ pub async fn run(
     shutdown: Shutdown,
     listening: impl FnOnce(ServedAt),
 ) -> Result<(), ImageServerError> {
+    allow_many_connections();
     let opened = ImageDirectory::open(&directory);
     let server = ImageServer {
         directory: opened.map_err(|source| ImageServerError::Directory { path: directory, source })?,
@@ -66,4 +69,13 @@ pub async fn run(
     let door = listen.open().await?.breaking_off_after(stalled)?;
     listening(door.at());
     Ok(door.serve(http::router(Arc::new(server)), shutdown).await?)
+}
+
+/// Takes as many open files and connections as the system lets the process have.
+fn allow_many_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "there may be too few open files for many clients");
+    }
 }

@@ -64,7 +64,7 @@ fn until_nothing_is_sent(server: &Server) {
 #[test]
 fn more_at_once_than_there_is_room_for_are_told_to_ask_again() {
     let (_store, server, path) = with_large_blob(&[]);
-    let crowd: Vec<TcpStream> = (0..512).map(|_| stalled(&server, &path)).collect();
+    let crowd: Vec<TcpStream> = (0..256).map(|_| stalled(&server, &path)).collect();
     let refused = server.get(&path);
     assert_eq!((refused.status, refused.code().as_str()), (429, "TOOMANYREQUESTS"));
     assert_eq!(server.ask("HEAD", &path, &[]).status, 200);

@@ -67,7 +67,8 @@ async fn a_registry_that_breaks_off_again_and_again_or_knows_no_parts_gets_there
     let whole = server.get(&format!("/v2/debian/12/blobs/{}", blob.digest)).body;
     let forgets = Liar::before(&server, move |asked, mut answer| {
         if asked.has("range") {
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", whole.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", whole.len());
             return [head.as_bytes(), &whole].concat();
         }
         answer.truncate(body_at(&answer) + (10 << 20));

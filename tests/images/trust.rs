@@ -114,8 +114,9 @@ fn a_registry_that_sends_us_for_a_token_is_shown_it() {
             return answer;
         }
         let realm = format!("Bearer realm=\"http://{}/token\",service=\"images\"", asked.host());
-        let head =
-            format!("HTTP/1.1 401 Unauthorized\r\nwww-authenticate: {realm}\r\ncontent-length: 0\r\n\r\n");
+        let head = format!(
+            "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: {realm}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
         head.into_bytes()
     });
     let credentials = source.write("credentials", b"user:password");
