@@ -118,7 +118,8 @@ fn what_root_changes_behind_the_agents_back_is_put_back_told_signed_and_credited
 
     // Nobody guards: each change stays, and does harm, until the agent goes on.
     let load = Load::begin(world);
-    assert!(thousandths(&world.on_host(&undisturbed(&partition))) > 900);
+    let undisturbed = thousandths(&world.on_host(&undisturbed(&partition)));
+    assert!(undisturbed > 900, "the vCPU ran {undisturbed} thousandths of the time");
     for attack in &ATTACKS {
         world.on_host("kill -STOP $(cat /run/sublet-agent.pid)");
         let ran = thousandths(&world.on_host(&attack.unanswered(&partition)));

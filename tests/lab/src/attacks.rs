@@ -138,10 +138,13 @@ impl Attack {
     }
 }
 
-/// Says how much of the time the vCPU runs, of a thousand.
+/// Says how much of the time the vCPU runs, of a thousand. Whoever looks is not kept waiting by others (sched(7), autogroups), and
+/// looks at both clocks at once.
 const RAN: &str = "
-    ran() { cut -d' ' -f1 /proc/$machine/task/$vcpu/schedstat; }
-    from=$(ran); begun=$(now); sleep 1; echo $((($(ran) - from) / 10000 / ($(now) - begun)))
+    echo -20 >/proc/self/autogroup
+    look() { read -r ran _ </proc/$machine/task/$vcpu/schedstat; read -r up _ </proc/uptime; up=${up%.*}${up#*.}; }
+    look; from=$ran; begun=$up; sleep 2; look
+    echo $(((ran - from) / 10000 / (up - begun)))
 ";
 
 /// Script that says the same where nobody attacks.
