@@ -29,6 +29,8 @@ const ROUNDS: u32 = 400_000;
 const ANSWER_LIMIT_S: u64 = 60;
 /// Takes memory and gives it back, as fast as it can.
 const HUNGRY: &str = "dd if=/dev/zero of=/dev/null bs=64M count=4 2>/dev/null";
+/// Counts, which takes a CPU and nothing else.
+const COMPUTING: &str = "i=0; while [ $i -lt 5000 ]; do i=$((i + 1)); done";
 /// Writes to all of its memory, again and again. It keeps what it has: for what a guest's kernel does when memory comes and goes,
 /// an emulator stops all of a host's CPUs now and then, which no processor does.
 const WRITING: &str = "dd if=/dev/zero of=/dev/null bs=64M 2>/dev/null";
@@ -116,10 +118,13 @@ async fn owners_load(
 /// either side as often.
 async fn pair(town: &Town, lent: &Lent, turned: bool) -> Result<(Timed, Timed), FreezeBenchError> {
     if turned {
-        let pressed = loaded(town, lent, Where::Everywhere).await?;
-        return Ok((loaded(town, lent, Where::Reserve).await?, pressed));
+        let pressed = loaded(town, lent, Where::Everywhere, HUNGRY).await?;
+        return Ok((loaded(town, lent, Where::Reserve, HUNGRY).await?, pressed));
     }
-    Ok((loaded(town, lent, Where::Reserve).await?, loaded(town, lent, Where::Everywhere).await?))
+    Ok((
+        loaded(town, lent, Where::Reserve, HUNGRY).await?,
+        loaded(town, lent, Where::Everywhere, HUNGRY).await?,
+    ))
 }
 
 /// How long the guard takes to put each attack right, while the guest is busy.
@@ -136,7 +141,8 @@ fn guard(town: &Town, lent: &Lent, report: &mut Report, say: &dyn Fn(&str)) -> R
     Ok(())
 }
 
-/// Against another borrower, who only computes, or wears memory out as well; the owner's CPU is busy in both.
+/// Against another borrower, who wears memory out while the owner only computes, or the other way round: both their CPUs are
+/// busy either way, and so is this machine's memory, which no partition has for itself.
 async fn second_borrower(
     options: &Options,
     report: &mut Report,
@@ -148,12 +154,12 @@ async fn second_borrower(
     say(&format!("{} pairs beside another borrower", options.runs));
     let (mut ratios, mut floor) = (Vec::new(), Vec::new());
     let mut last_beside_computing: Option<f64> = None;
-    let scripts = ["while :; do :; done", WRITING];
     for run in 0..options.runs as usize {
         let mut took_s = [0.0; 2];
         for at in [run % 2, (run + 1) % 2] {
-            let job = other.keep_running(scripts[at]).await?;
-            took_s[at] = loaded(&town, &lent, Where::Reserve).await?.took_s;
+            let [others, owners] = if at == 0 { [COMPUTING, HUNGRY] } else { [WRITING, COMPUTING] };
+            let job = other.keep_running(&format!("while :; do {others}; done")).await?;
+            took_s[at] = loaded(&town, &lent, Where::Reserve, owners).await?.took_s;
             other.cancel(job).await?;
         }
         let [computing, writing] = took_s;
@@ -179,7 +185,7 @@ struct Timed {
 }
 
 /// Has the host loaded, two workers a CPU, while the partition does its work.
-async fn loaded(town: &Town, lent: &Lent, place: Where) -> Result<Timed, FreezeBenchError> {
+async fn loaded(town: &Town, lent: &Lent, place: Where, work: &str) -> Result<Timed, FreezeBenchError> {
     let bound = match place {
         Where::Reserve => "taskset -c 0 ",
         Where::Everywhere => "",
@@ -188,14 +194,16 @@ async fn loaded(town: &Town, lent: &Lent, place: Where) -> Result<Timed, FreezeB
     town.on_host(&format!(
         "touch {LOADED}; i=0
          while [ $i -lt {workers} ]; do
-             {bound}setsid sh -c 'while [ -e {LOADED} ]; do {HUNGRY}; done' >/dev/null 2>&1 </dev/null &
+             {bound}setsid sh -c 'while [ -e {LOADED} ]; do {work}; done' >/dev/null 2>&1 </dev/null &
              i=$((i + 1))
          done"
     ))?;
     let before = scheduled(town, lent)?;
     let said = lent.run(&timed_work()).await?;
     let after = scheduled(town, lent)?;
-    town.on_host(&format!("rm {LOADED}; while pidof dd >/dev/null; do usleep 50000; done"))?;
+    town.on_host(&format!("rm {LOADED}"))?;
+    // By a pattern that its own shell does not match.
+    town.on_host("while pgrep -f '/run/[l]oaded' >/dev/null; do usleep 50000; done")?;
     let [took_s, ticks, steal_ticks] = numbers(&said)?;
     let [ran_ns, waited_ns] = [0, 1].map(|field| after[field] - before[field]);
     Ok(Timed { took_s, ticks, steal_ticks, ran_ns, waited_ns })
