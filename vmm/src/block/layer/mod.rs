@@ -240,6 +240,11 @@ impl Layer {
         signal(&self.arrived);
     }
 
+    /// No work waits any more: the driver has let go of the disk.
+    pub fn forget_wanted(&self) {
+        self.state().wanted.clear();
+    }
+
     /// Becomes readable when work that waits is to be asked again.
     pub fn arrived_event(&self) -> BorrowedFd<'_> {
         self.arrived.as_fd()

@@ -353,6 +353,8 @@ impl Service for Server {
         if self.free.len() < DEPTH {
             return false;
         }
+        // A guest that wants something else each time would have all of it kept.
+        self.disk.layer().into_iter().for_each(Layer::forget_wanted);
         // Once: what cannot be stored then is as after a cut of the power.
         let is_stored = self.is_storing || self.disk.layer().is_none_or(Layer::is_stored);
         self.is_storing = !is_stored && self.store();

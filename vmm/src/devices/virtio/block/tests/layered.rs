@@ -125,5 +125,6 @@ fn a_driver_that_resets_its_disk_waits_for_nothing_that_has_not_arrived() {
         driven.activate();
         assert_eq!(wait_until_wanted(&driven.place.disk), [0]);
         assert!(driven.block.reset(PATIENCE));
+        assert_eq!(driven.place.disk.layer().unwrap().wanted().chunks, [0; 0], "it is wanted no more");
     }
 }
