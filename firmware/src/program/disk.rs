@@ -138,12 +138,14 @@ unsafe impl Hal for Identity {
         }
     }
 
+    // SAFETY: the trait's: what is given back came from `dma_alloc`.
     unsafe fn dma_dealloc(_address: PhysAddr, memory: NonNull<u8>, pages: usize) -> i32 {
         // SAFETY: the caller promises that it comes from `dma_alloc`, with this many pages.
         unsafe { dealloc(memory.as_ptr(), layout(pages)) };
         0
     }
 
+    // SAFETY: the trait's: the registers are a device's. Nothing is done with the address here.
     unsafe fn mmio_phys_to_virt(address: PhysAddr, _size: usize) -> NonNull<u8> {
         match NonNull::new(address as *mut u8) {
             Some(registers) => registers,
@@ -151,9 +153,11 @@ unsafe impl Hal for Identity {
         }
     }
 
+    // SAFETY: the trait's: the buffer is there until `unshare`. Nothing is done with it here.
     unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
         buffer.as_ptr().cast::<u8>() as PhysAddr
     }
 
+    // SAFETY: the trait's; there is nothing to do.
     unsafe fn unshare(_address: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
 }

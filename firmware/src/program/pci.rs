@@ -37,6 +37,7 @@ impl ConfigurationAccess for ConfigPorts {
         write_long(DATA, data);
     }
 
+    // SAFETY: the trait's: one of the two is used at a time. No more than one CPU runs here.
     unsafe fn unsafe_clone(&self) -> Self {
         Self
     }
