@@ -22,7 +22,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("cli", &["inventory", "image", "client", "api", "domain"]),
     ("registry", &["clock", "api", "domain"]),
     ("image_server", &["image", "api", "domain"]),
-    ("agent", &["clock", "inventory", "client", "api", "domain"]),
+    ("agent", &["clock", "inventory", "image", "client", "api", "domain"]),
 ];
 
 fn root() -> &'static Path {

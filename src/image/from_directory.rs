@@ -1,8 +1,7 @@
 //! The directories that `images/build.sh` makes: an `image.json` and the files that it names.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    fs, io,
     path::{Component, Path, PathBuf},
 };
 
@@ -47,6 +46,8 @@ pub enum DescriptionError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path:?} does not describe an OS image")]
     Description { path: PathBuf, source: serde_json::Error },
+    #[error("{path:?} is longer than {DESCRIPTION_MAX} bytes")]
+    TooLong { path: PathBuf },
     #[error("{0:?} has to name a kernel with its command line, or else a disk")]
     Boot(PathBuf),
     #[error("{path:?}: {file:?} leads out of the image's directory")]
@@ -54,15 +55,12 @@ pub enum DescriptionError {
 }
 
 pub fn read(directory: &Path) -> Result<Described, DescriptionError> {
-    let path = directory.join("image.json");
-    let mut text = Vec::new();
-    File::open(&path)
-        .and_then(|file| file.take(DESCRIPTION_MAX).read_to_end(&mut text))
-        .map_err(|source| DescriptionError::Read { path: path.clone(), source })?;
+    let path = description_of(directory);
+    let text = text_of(&path)?;
     let Description { name, os, kernel_release, kernel, initrd, command_line, disk } =
         serde_json::from_slice(&text)
             .map_err(|source| DescriptionError::Description { path: path.clone(), source })?;
-    let inside = |file: PathBuf| match file.components().all(|part| matches!(part, Component::Normal(_))) {
+    let inside = |file: PathBuf| match is_inside(&file) {
         true => Ok(directory.join(file)),
         false => Err(DescriptionError::Outside { path: path.clone(), file }),
     };
@@ -77,10 +75,25 @@ pub fn read(directory: &Path) -> Result<Described, DescriptionError> {
     Ok(Described { name, os, kernel_release, source })
 }
 
+/// Where a directory says what it is.
+pub fn description_of(directory: &Path) -> PathBuf {
+    directory.join("image.json")
+}
+
+fn text_of(path: &Path) -> Result<Vec<u8>, DescriptionError> {
+    let failed = |source| DescriptionError::Read { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.len() > DESCRIPTION_MAX {
+        return Err(DescriptionError::TooLong { path: path.to_owned() });
+    }
+    fs::read(path).map_err(failed)
+}
+
+fn is_inside(file: &Path) -> bool {
+    file.components().all(|part| matches!(part, Component::Normal(_))) && file.components().next().is_some()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     /// What is read of a description with these fields beside those that each has.
@@ -101,7 +114,7 @@ mod tests {
         let (root, described) = read_with(r#""disk": "disk.img""#);
         let disk = root.path().join("disk.img");
         assert!(matches!(described.unwrap().source, Source::Disk(at) if at == disk));
-        for outside in ["../disk", "/dev/sda"] {
+        for outside in ["../disk", "/dev/sda", "a/../../b", ".", ""] {
             let (_root, described) = read_with(&format!(r#""disk": "{outside}""#));
             assert!(matches!(described, Err(DescriptionError::Outside { .. })), "{outside}");
         }
@@ -117,6 +130,8 @@ mod tests {
         ] {
             assert!(matches!(read_with(fields).1, Err(DescriptionError::Boot(_))), "{fields}");
         }
+        let (_root, long) = read_with(&format!(r#""disk": "{}""#, "x".repeat(DESCRIPTION_MAX as usize)));
+        assert!(matches!(long, Err(DescriptionError::TooLong { .. })));
         let (_root, unknown) = read_with(r#""disk": "disk.img", "more": 1"#);
         assert!(matches!(unknown, Err(DescriptionError::Description { .. })));
         assert!(matches!(read(Path::new("/nonexistent")), Err(DescriptionError::Read { .. })));
